@@ -1,0 +1,1 @@
+"""Everything importable of the PTB-XL classification pipeline."""

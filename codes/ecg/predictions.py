@@ -1,0 +1,90 @@
+"""Predictions, the interface between training and everything after it: tables keyed by `ecg_id`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecg.artifacts import UserError, read_json, read_table, write_csv, write_npy
+from ecg.labels import CLASSES, SPLITS, read_split
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model's folder. `name` is its path below the artifacts folder."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The name without the seed: `resnet_standard` of `resnet_standard/seed1`."""
+        return self.name.rsplit("/seed", 1)[0]
+
+
+def run_folder(artifacts: Path, name: str, seed: int) -> Path:
+    """Return the folder of a run: `name` itself for seed 0, `name/seedN` for the others."""
+    return artifacts / name if seed == 0 else artifacts / name / f"seed{seed}"
+
+
+def write_predictions(folder: Path, split: str, ecg_id: np.ndarray, probability: np.ndarray) -> None:
+    """Write `predictions_{split}.csv` (ecg_id and one column per class) and the same as `.npy`.
+
+    `ecg_id` (n,) and `probability` (n, 5) in the order of CLASSES, row for row.
+    """
+    if probability.shape != (len(ecg_id), len(CLASSES)) or not np.isfinite(probability).all():
+        raise ValueError(f"predictions of shape {probability.shape} for {len(ecg_id)} records, or not all finite")
+    table = pd.DataFrame(probability.astype(np.float32), columns=list(CLASSES))
+    table.insert(0, "ecg_id", np.asarray(ecg_id))
+    write_csv(table, folder / f"predictions_{split}.csv")
+    write_npy(table[list(CLASSES)].to_numpy(), folder / f"predictions_{split}.npy")
+
+
+def read_predictions(folder: Path, split: str) -> pd.DataFrame:
+    """Return the probabilities of a run, (n, 5) with columns CLASSES, indexed by ecg_id."""
+    path = folder / f"predictions_{split}.csv"
+    table = read_table(path, made_by="the training script again")
+    if tuple(table.columns) != ("ecg_id", *CLASSES):
+        raise UserError(f"{path}: columns are {list(table.columns)}, not ecg_id and {list(CLASSES)}")
+    if table.ecg_id.duplicated().any() or not np.isfinite(table[list(CLASSES)].to_numpy()).all():
+        raise UserError(f"{path}: an ecg_id stands in it twice or a probability is missing; train this run again")
+    return table.set_index("ecg_id")
+
+
+def find_runs(artifacts: Path) -> list[Run]:
+    """Return every finished run below `artifacts`, in a fixed order.
+
+    A name ends in `/seed0` where the same model was also trained with other seeds.
+    """
+    folders = sorted(p.parent for p in artifacts.glob("**/predictions_test.csv"))
+    folders = [f for f in folders if "demo" not in f.relative_to(artifacts).parts]
+    if not folders:
+        raise UserError(f"no predictions_test.csv below {artifacts}: run codes/04_train_baseline_ml.py, then 05 to 10")
+    several = {f.parent for f in folders if f.name.startswith("seed")}
+    runs = []
+    for folder in folders:
+        config = read_json(folder / "config.json", made_by="the training script again")
+        if tuple(config["classes"]) != CLASSES:
+            raise UserError(f"{folder / 'config.json'}: classes are {config['classes']}, not {list(CLASSES)}")
+        name = folder.relative_to(artifacts).as_posix()
+        runs.append(Run(f"{name}/seed0" if folder in several else name, folder, config))
+    return runs
+
+
+def read_labelled(artifacts: Path, folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return (labels, probabilities) of one split, both indexed by the same ecg_ids in the same order.
+
+    `labels` is the table of `codes/02_split.py`; every predicted record must stand in it.
+    """
+    assert split in SPLITS
+    labels = read_split(artifacts, split).set_index("ecg_id")
+    probability = read_predictions(folder, split)
+    strangers = probability.index.difference(labels.index)
+    if len(strangers):
+        raise UserError(
+            f"{folder}: ecg_id {strangers[0]} is not in ptbxl_{split}.csv; train this run again after codes/02_split.py"
+        )
+    return labels.loc[probability.index], probability
