@@ -17,6 +17,8 @@ class Settings(Folders):
     """folds: strat_fold 1-8 / 9 / 10; validated: val and test are patients all of whose records a human validated."""
     label_policy: LabelPolicy = "any"
     """any: every listed diagnostic code counts; likelihood50: only those with a likelihood of at least 50 %."""
+    shuffle_labels: bool = False
+    """Negative control: deal the labels out anew among the records; every model must then end near an AUC of .5."""
 
 
 if __name__ == "__main__":

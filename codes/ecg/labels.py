@@ -125,10 +125,17 @@ def assign_split(database: pd.DataFrame, *, split: SplitRule = "folds") -> pd.Se
     return parts
 
 
-def make_splits(*, data: Path, artifacts: Path, split: SplitRule, label_policy: LabelPolicy) -> None:
-    """Write `ptbxl_{train,val,test}.csv`: the records that have a superclass, with their labels."""
+def make_splits(
+    *, data: Path, artifacts: Path, split: SplitRule, label_policy: LabelPolicy, shuffle_labels: bool = False
+) -> None:
+    """Write `ptbxl_{train,val,test}.csv`: the records that have a superclass, with their labels.
+
+    `shuffle_labels` deals the labels out anew among all records: the negative control on which nothing can learn.
+    """
     database = read_database(data)
     labels = superclass_labels(database, read_superclasses(data), label_policy=label_policy)
+    if shuffle_labels:
+        labels[:] = np.random.default_rng(0).permutation(labels.to_numpy())
     parts = assign_split(database, split=split)
     table = pd.concat([database, labels, single_label(labels)], axis=1)[list(SPLIT_COLUMNS)]
     has_class = labels.any(axis=1)

@@ -1,6 +1,10 @@
 """Predictions, the interface between training and everything after it: tables keyed by `ecg_id`."""
 
+import os
+import platform
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pandas as pd
 
 from ecg.artifacts import UserError, read_json, read_table, write_csv, write_npy
 from ecg.labels import CLASSES, SPLITS, read_split
+from ecg.metrics import macro_auc, per_class_auc
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,18 @@ def run_folder(artifacts: Path, name: str, seed: int) -> Path:
     return artifacts / name if seed == 0 else artifacts / name / f"seed{seed}"
 
 
+def machine() -> dict[str, Any]:
+    """Return what a number in a run's `config.json` was measured on: processor, versions, date."""
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():  # Linux leaves platform.processor() empty
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    versions = {"python": platform.python_version()} | {
+        name: version(name) for name in ("numpy", "torch", "scikit-learn")
+    }
+    return {"hardware": f"{cpu}, {os.cpu_count()} cores", "versions": versions, "date": date.today().isoformat()}
+
+
 def write_predictions(folder: Path, split: str, ecg_id: np.ndarray, probability: np.ndarray) -> None:
     """Write `predictions_{split}.csv` (ecg_id and one column per class) and the same as `.npy`.
 
@@ -41,6 +58,13 @@ def write_predictions(folder: Path, split: str, ecg_id: np.ndarray, probability:
     table.insert(0, "ecg_id", np.asarray(ecg_id))
     write_csv(table, folder / f"predictions_{split}.csv")
     write_npy(table[list(CLASSES)].to_numpy(), folder / f"predictions_{split}.npy")
+
+
+def write_validation_aucs(folder: Path, labels: np.ndarray, probability: np.ndarray) -> None:
+    """Write a run's `metrics.csv`: ROC AUC per class and their mean on validation; both arguments (n, 5)."""
+    auc = [*per_class_auc(labels, probability), macro_auc(labels, probability)]
+    table = pd.DataFrame({"split": "val", "label": [*CLASSES, "macro"], "metric": "auc", "value": auc})
+    write_csv(table.assign(n=len(labels)), folder / "metrics.csv")
 
 
 def read_predictions(folder: Path, split: str) -> pd.DataFrame:

@@ -1,0 +1,23 @@
+"""Train ResNet1D with augmentation on random crops; predict validation and test.
+
+Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/signals/{signals.npy,records.csv,meta.json}
+Writes: artifacts/resnet_augmented/{config.json,history.csv,history.png,metrics.csv,best.pt,last.pt}
+        artifacts/resnet_augmented/predictions_{val,test}.{csv,npy}
+Run:    python codes/06_train_resnet1d_augmented.py
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from ecg.artifacts import run
+from ecg.training import TrainingSettings, train
+
+
+@dataclass(frozen=True)
+class Settings(TrainingSettings):
+    augment: bool = True
+    """Train on scaled, noisy, blended signals; the run folder is named after it."""
+
+
+if __name__ == "__main__":
+    run(partial(train, model="resnet1d", name="resnet"), Settings, __doc__)

@@ -1,0 +1,23 @@
+"""Train Inception without augmentation on random crops; predict validation and test.
+
+Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/signals/{signals.npy,records.csv,meta.json}
+Writes: artifacts/inception_standard/{config.json,history.csv,history.png,metrics.csv,best.pt,last.pt}
+        artifacts/inception_standard/predictions_{val,test}.{csv,npy}
+Run:    python codes/07_train_inception.py
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from ecg.artifacts import run
+from ecg.training import TrainingSettings, train
+
+
+@dataclass(frozen=True)
+class Settings(TrainingSettings):
+    augment: bool = False
+    """Train on scaled, noisy, blended signals; the run folder is named after it."""
+
+
+if __name__ == "__main__":
+    run(partial(train, model="inception", name="inception"), Settings, __doc__)

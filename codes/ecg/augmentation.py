@@ -1,0 +1,43 @@
+"""Changes to training signals that leave the diagnosis alone; applied to a whole batch, before the derivative is taken.
+
+Each function takes (B, 12, T) millivolts and an explicit generator on the same device, and returns a new batch.
+"""
+
+import numpy as np
+import torch
+
+
+def scale_amplitude(x: torch.Tensor, generator: torch.Generator, *, spread: float = 0.2) -> torch.Tensor:
+    """Multiply each record by a factor from [1 - spread, 1 + spread]: electrode distance, chest wall, gain."""
+    factor = torch.rand(len(x), 1, 1, generator=generator, device=x.device) * 2 - 1
+    return x * (1 + spread * factor)
+
+
+def add_noise(x: torch.Tensor, generator: torch.Generator, *, most_mv: float = 0.05) -> torch.Tensor:
+    """Add white noise whose standard deviation is drawn per record from [0, most_mv]: muscle and amplifier noise."""
+    sigma = torch.rand(len(x), 1, 1, generator=generator, device=x.device) * most_mv
+    return x + sigma * torch.randn(x.shape, generator=generator, device=x.device)
+
+
+def drop_leads(x: torch.Tensor, generator: torch.Generator, *, probability: float = 0.05) -> torch.Tensor:
+    """Set single leads to zero: an electrode that came off."""
+    return x * (torch.rand(*x.shape[:2], 1, generator=generator, device=x.device) >= probability)
+
+
+def augment_batch(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the batch as the augmented runs train on it."""
+    return drop_leads(add_noise(scale_amplitude(x, generator), generator), generator)
+
+
+def mixup(
+    x: torch.Tensor, target: torch.Tensor, rng: np.random.Generator, *, alpha: float = 0.3
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blend each record and its target with another one of the batch (Zhang et al. 2018, eq. 1).
+
+    The share is drawn per record from Beta(alpha, alpha); `target` (B, 5) becomes soft.
+    """
+    share = rng.beta(alpha, alpha, size=len(x)).astype(np.float32)
+    share = torch.from_numpy(np.maximum(share, 1 - share)).to(x.device)  # each record stays mostly itself
+    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
+    s = share[:, None, None]
+    return x * s + x[other] * (1 - s), target * share[:, None] + target[other] * (1 - share[:, None])

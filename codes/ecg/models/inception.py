@@ -1,0 +1,63 @@
+"""InceptionTime-style network (Ismail Fawaz et al. 2020, "InceptionTime", section 3).
+
+Each module looks at the signal through three kernel lengths at once, after a bottleneck, beside a max pooling path;
+a shortcut spans every third module.
+"""
+
+import torch
+from torch import nn
+
+from ecg.models.layers import conv, conv_norm_act, head
+
+
+class InceptionModule(nn.Module):
+    def __init__(self, c_in: int, filters: int, kernels: tuple[int, ...]):
+        super().__init__()
+        self.bottleneck = conv(c_in, filters, 1)
+        self.convs = nn.ModuleList(conv(filters, filters, kernel) for kernel in kernels)
+        self.pool = nn.Sequential(nn.MaxPool2d((1, 3), 1, (0, 1)), conv(c_in, filters, 1))
+        self.norm = nn.BatchNorm2d(filters * (len(kernels) + 1))
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, c_in, 1, T) -> (B, filters * (n_kernels + 1), 1, T)
+        narrow = self.bottleneck(x)
+        return self.act(self.norm(torch.cat([*(conv(narrow) for conv in self.convs), self.pool(x)], dim=1)))
+
+
+class InceptionBlock(nn.Module):
+    """Three modules and the shortcut around them."""
+
+    def __init__(self, c_in: int, filters: int, kernels: tuple[int, ...]):
+        super().__init__()
+        width = filters * (len(kernels) + 1)
+        self.inner = nn.Sequential(*(InceptionModule(c_in if i == 0 else width, filters, kernels) for i in range(3)))
+        self.shortcut = nn.Sequential(conv(c_in, width, 1), nn.BatchNorm2d(width))
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.inner(x) + self.shortcut(x))
+
+
+class Inception(nn.Sequential):
+    """(B, n_channels, 1, T) -> (B, n_classes).
+
+    `kernels` in samples; after the stem, which halves T, 19 of them span 0.4 s at 100 Hz: a QRS and its ST segment.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_classes: int,
+        *,
+        filters: int = 32,
+        blocks: int = 2,
+        kernels: tuple[int, ...] = (5, 9, 19),
+        stem: int = 64,
+        dropout: float = 0.2,
+    ):
+        width = filters * (len(kernels) + 1)
+        super().__init__(
+            conv_norm_act(n_channels, stem, 7, stride=2),
+            *(InceptionBlock(stem if i == 0 else width, filters, kernels) for i in range(blocks)),
+            head(width, n_classes, dropout),
+        )

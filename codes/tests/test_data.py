@@ -1,0 +1,222 @@
+"""Reading, rejecting and storing records."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from ecg.artifacts import ROOT, UserError
+from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
+from ecg.data import RecordError, available, load_signals, preprocess, read_record
+from ecg.labels import LEADS, SPLITS, make_splits, read_split
+
+DEFAULTS = {"sampling_rate": 100, "band": (0.5, 40.0), "limit_mv": 8.0, "strict": False}
+
+
+@pytest.fixture
+def few(synthetic, tmp_path) -> tuple[Path, Path]:
+    """A copy of a small PTB-XL that may be damaged, and an artifacts folder with its splits."""
+    data, artifacts = tmp_path / "data", tmp_path / "artifacts"
+    shutil.copytree(synthetic, data, ignore=shutil.ignore_patterns("records500"))
+    make_splits(data=data, artifacts=artifacts, split="folds", label_policy="any")
+    return data, artifacts
+
+
+def path_of(data: Path, artifacts: Path, row: int) -> tuple[int, Path]:
+    record = read_split(artifacts, "train").iloc[row]
+    return record.ecg_id, data / record.filename_lr
+
+
+@pytest.mark.parametrize(("rate", "column"), [(100, "filename_lr"), (500, "filename_hr")])
+def test_the_fast_reader_gives_the_integers_of_wfdb(ptbxl, rate, column):
+    table = pd.read_csv(ptbxl / "ptbxl_database.csv", low_memory=False)
+    files = [ptbxl / name for name in table[column] if (ptbxl / f"{name}.hea").exists()][:40]
+    assert files
+    for file in files:
+        expected = wfdb.rdrecord(str(file), physical=False).d_signal
+        np.testing.assert_array_equal(read_record(file, fs=rate, n_samples=10 * rate), expected)
+
+
+def test_other_formats_and_gains_are_read_by_wfdb_to_the_same_millivolts(tmp_path):
+    millivolt = np.random.default_rng(0).normal(size=(1000, 12)).round(2)
+    wfdb.wrsamp(
+        "other", fs=100, units=["mV"] * 12, sig_name=list(LEADS), p_signal=millivolt, fmt=["212"] * 12,
+        adc_gain=[200.0] * 12, baseline=[5] * 12, write_dir=str(tmp_path),
+    )  # fmt: skip
+    read = read_record(tmp_path / "other", fs=100, n_samples=1000)
+    np.testing.assert_allclose(read / 1000, millivolt, atol=0.5 / 200 + 1e-3)
+
+
+def damage_missing(path: Path) -> None:
+    path.with_suffix(".dat").unlink()
+
+
+def damage_truncated(path: Path) -> None:
+    os.truncate(path.with_suffix(".dat"), 6000)
+
+
+def damage_header(path: Path) -> None:
+    path.with_suffix(".hea").write_text("not a header\n")
+
+
+def damage_length(path: Path) -> None:
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace(" 100 1000", " 100 900"))
+
+
+def damage_checksum(path: Path) -> None:
+    samples = np.fromfile(path.with_suffix(".dat"), "<i2")
+    samples[17] += 1
+    samples.tofile(path.with_suffix(".dat"))
+
+
+def damage_leads(path: Path) -> None:
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace(" V1\n", " VX\n"))
+
+
+def rewrite(path: Path, change) -> None:
+    """Change the samples and mend the checksums, so that only the change itself can be found."""
+    samples = np.fromfile(path.with_suffix(".dat"), "<i2").reshape(-1, 12)
+    change(samples)
+    samples.tofile(path.with_suffix(".dat"))
+    lines = path.with_suffix(".hea").read_text().splitlines()
+    for i, total in enumerate(samples.sum(axis=0, dtype=np.int64)):
+        fields = lines[1 + i].split()
+        fields[6] = str(int(total) % 65536)
+        lines[1 + i] = " ".join(fields)
+    path.with_suffix(".hea").write_text("\n".join(lines) + "\n")
+
+
+def damage_nan(path: Path) -> None:
+    rewrite(path, lambda samples: samples.__setitem__((500, 3), -32768))
+
+
+def damage_flat(path: Path) -> None:
+    rewrite(path, lambda samples: samples.__setitem__((slice(None), 8), 12))
+
+
+DAMAGE = {
+    damage_missing: "missing",
+    damage_truncated: "500 samples|250 samples",
+    damage_header: "not a WFDB header",
+    damage_length: "900 samples long",
+    damage_checksum: "checksum of lead",
+    damage_leads: "leads are",
+    damage_nan: "NaN",
+    damage_flat: "lead V3 is flat",
+}
+
+
+def test_unusable_records_are_listed_with_their_reason_and_the_others_kept(few):
+    data, artifacts = few
+    damaged = {}
+    for row, (damage, reason) in enumerate(DAMAGE.items()):
+        ecg_id, path = path_of(data, artifacts, row)
+        damage(path)
+        damaged[ecg_id] = reason
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    rejected = pd.read_csv(artifacts / "signals" / "rejected.csv").set_index("ecg_id")
+    assert set(rejected.index) == set(damaged)
+    for ecg_id, reason in damaged.items():
+        assert pd.Series([rejected.reason[ecg_id]]).str.contains(reason).all(), rejected.reason[ecg_id]
+    signals = load_signals(artifacts)
+    total = sum(len(read_split(artifacts, name)) for name in SPLITS)
+    assert len(signals.ecg_id) == len(signals.array) == total - len(damaged)
+    assert not set(signals.ecg_id) & set(damaged)
+    assert not set(available(artifacts, signals, "train").ecg_id) & set(damaged)
+    assert (np.abs(signals.array).max(axis=(1, 2)) > 0).all(), "no row was left empty"
+    with pytest.raises(UserError, match=r"run codes/03_preprocess\.py"):
+        signals.rows(np.asarray([next(iter(damaged))]))
+
+
+def test_strict_makes_an_unusable_record_fatal_and_leaves_no_array(few):
+    data, artifacts = few
+    _, path = path_of(data, artifacts, 3)
+    damage_truncated(path)
+    with pytest.raises(UserError, match=rf"{path.name}.*--strict"):
+        preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"strict": True})
+    assert not list((artifacts / "signals").glob("*"))
+
+
+def test_stored_signals_are_the_filtered_records_by_ecg_id(few):
+    data, artifacts = few
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    signals = load_signals(artifacts)
+    for name in SPLITS:
+        record = read_split(artifacts, name).iloc[-1]
+        raw = wfdb.rdrecord(str(data / record.filename_lr)).p_signal.T[None]
+        expected = AmplitudeLimit(8.0).fit_transform(BandPass(0.5, 40, 3, 100).fit_transform(raw))
+        np.testing.assert_allclose(signals.millivolt([record.ecg_id]), expected, atol=0.0011)
+
+
+def test_standardisation_is_fitted_on_the_training_records_alone(few):
+    data, artifacts = few
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    meta = load_signals(artifacts).meta
+    for name in ("val", "test"):  # another val and test must change nothing
+        for record in read_split(artifacts, name).filename_lr:
+            rewrite(data / record, lambda samples: np.multiply(samples, 3, out=samples))
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    signals = load_signals(artifacts)
+    assert signals.meta["source_sha256"] != meta["source_sha256"]
+    assert (signals.meta["mean"], signals.meta["std"]) == (meta["mean"], meta["std"])
+    train = signals.millivolt(read_split(artifacts, "train").ecg_id.to_numpy())
+    np.testing.assert_allclose(meta["std"]["signal"], LeadStandardizer().fit(train).scale_, rtol=1e-3)
+    derived = TimeDerivative(fs=100).fit_transform(train)
+    np.testing.assert_allclose(meta["std"]["derivative"], LeadStandardizer().fit(derived).scale_, rtol=1e-2)
+
+
+def test_raw_data_are_only_read(few):
+    data, artifacts = few
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+
+
+def test_both_sampling_rates_can_be_chosen(synthetic, tmp_path):
+    make_splits(data=synthetic, artifacts=tmp_path, split="folds", label_policy="any")
+    preprocess(data=synthetic, artifacts=tmp_path, **DEFAULTS | {"sampling_rate": 500})
+    signals = load_signals(tmp_path)
+    assert signals.fs == 500 and signals.array.shape[1:] == (12, 5000)
+
+
+def test_an_array_that_disagrees_with_its_index_is_refused(few):
+    data, artifacts = few
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    index = artifacts / "signals" / "records.csv"
+    pd.read_csv(index).iloc[:-1].to_csv(index, index=False)
+    with pytest.raises(UserError, match="disagrees"):
+        load_signals(artifacts)
+    meta = artifacts / "signals" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"leads": list(LEADS[::-1])}))
+    with pytest.raises(UserError, match="leads"):
+        load_signals(artifacts)
+
+
+def test_a_killed_preprocessing_leaves_the_previous_array_whole(few):
+    data, artifacts = few
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    before = (artifacts / "signals" / "signals.npy").read_bytes()
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import ecg.data as d\n"
+        "real = d._shorten\n"
+        "d._shorten = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"d.preprocess(data=Path(sys.argv[2]), artifacts=Path(sys.argv[3]), **{DEFAULTS | {'limit_mv': 1.0}!r})\n"
+    )
+    arguments = [str(ROOT / "codes"), str(data), str(artifacts)]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True)
+    assert killed.returncode == -9
+    assert (artifacts / "signals" / "signals.npy").read_bytes() == before
+
+
+def test_a_record_of_another_rate_is_refused_by_name(ptbxl):
+    name = pd.read_csv(ptbxl / "ptbxl_database.csv", low_memory=False).filename_lr.iloc[0]
+    with pytest.raises(RecordError, match="100 Hz, expected 500"):
+        read_record(ptbxl / name, fs=500, n_samples=5000)

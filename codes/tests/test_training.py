@@ -1,0 +1,269 @@
+"""The training loop: what it promises, and the traps it must not fall into."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ecg.artifacts import ROOT, UserError
+from ecg.augmentation import add_noise, augment_batch, drop_leads, mixup, scale_amplitude
+from ecg.data import load_signals, preprocess
+from ecg.inference import window_starts
+from ecg.labels import CLASSES, make_splits, read_split
+from ecg.models import build
+from ecg.training import Trainer, TrainingSettings, batches, generators, load_split, train, valley
+
+QUICK = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def prepared(synthetic, tmp_path_factory) -> Path:
+    """An artifacts folder with the splits and signals of a small synthetic PTB-XL."""
+    artifacts = tmp_path_factory.mktemp("prepared")
+    make_splits(data=synthetic, artifacts=artifacts, split="folds", label_policy="any")
+    preprocess(data=synthetic, artifacts=artifacts, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=False)
+    return artifacts
+
+
+@pytest.fixture
+def artifacts(prepared, tmp_path) -> Path:
+    """The same in a folder of the test's own: the signals linked, the tables copied."""
+    (tmp_path / "signals").symlink_to(prepared / "signals")
+    for path in prepared.glob("ptbxl_*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def best_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "best.pt", weights_only=True)["weights"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_folder_holds_what_the_design_promises(artifacts):
+    train(model="xresnet1d", name="xresnet", artifacts=artifacts, lr_finder=True, **QUICK)
+    folder = artifacts / "xresnet_standard"
+    expected = {"config.json", "history.csv", "history.png", "metrics.csv", "best.pt", "last.pt"}
+    expected |= {"lr_finder.csv", "lr_finder.png"}
+    expected |= {f"predictions_{part}.{kind}" for part in ("val", "test") for kind in ("csv", "npy")}
+    assert {path.name for path in folder.iterdir()} == expected
+    history = pd.read_csv(folder / "history.csv")
+    assert list(history) == ["epoch", "lr", "train_loss", "val_loss", "val_accuracy", "val_macro_auc", "seconds"]
+    assert len(history) == 2
+    for part in ("val", "test"):
+        table = pd.read_csv(folder / f"predictions_{part}.csv")
+        assert list(table) == ["ecg_id", *CLASSES]
+        assert set(table.ecg_id) == set(read_split(artifacts, part).ecg_id)
+        np.testing.assert_allclose(np.load(folder / f"predictions_{part}.npy"), table[list(CLASSES)], atol=1e-6)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["run"] == "xresnet_standard" and config["classes"] == list(CLASSES)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_a_folder_of_its_own(artifacts):
+    for seed in (0, 1):
+        train(model="resnet1d", name="a", artifacts=artifacts, augment=True, seed=seed, **QUICK)
+    train(model="resnet1d", name="b", artifacts=artifacts, augment=True, seed=0, **QUICK)
+    a, b = artifacts / "a_augmented", artifacts / "b_augmented"
+    assert equal(best_weights(a), best_weights(b))
+    assert (a / "predictions_test.csv").read_bytes() == (b / "predictions_test.csv").read_bytes()
+    assert not equal(best_weights(a), best_weights(a / "seed1"))
+
+
+def test_killed_training_ends_like_one_that_was_not(artifacts):
+    script = str(ROOT / "codes" / "06_train_resnet1d_augmented.py")
+    options = ["--epochs", "4", "--batch-size", "32", "--precision", "fp32", "--artifacts", str(artifacts)]
+    command, environment = [sys.executable, script, *options], os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch   2/4"):
+            break
+    time.sleep(0.3)  # somewhere in the third epoch
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = artifacts / "resnet_augmented"
+    assert not (folder / "best.pt").exists(), "killed before the end"
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "resumes after epoch" in again.stdout
+    killed, history = best_weights(folder), pd.read_csv(folder / "history.csv").drop(columns="seconds")
+    (folder / "last.pt").unlink()
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert equal(killed, best_weights(folder))
+    pd.testing.assert_frame_equal(history, pd.read_csv(folder / "history.csv").drop(columns="seconds"))
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(artifacts, capsys):
+    train(model="resnet1d", name="a", artifacts=artifacts, **QUICK)
+    train(model="resnet1d", name="a", artifacts=artifacts, **QUICK | {"lr": 0.003})
+    assert "resumes" not in capsys.readouterr().out
+
+
+def test_test_labels_cannot_change_the_training(artifacts):
+    """Trap 13: nothing is chosen on the test fold."""
+    train(model="resnet1d", name="a", artifacts=artifacts, **QUICK)
+    table = read_split(artifacts, "test")
+    table[list(CLASSES)] = 1 - table[list(CLASSES)]
+    table.to_csv(artifacts / "ptbxl_test.csv", index=False)
+    train(model="resnet1d", name="b", artifacts=artifacts, **QUICK)
+    assert equal(best_weights(artifacts / "a_standard"), best_weights(artifacts / "b_standard"))
+    assert set(pd.read_csv(artifacts / "a_standard" / "metrics.csv").split) == {"val"}
+
+
+def test_best_is_the_epoch_with_the_highest_validation_auc_and_patience_stops(artifacts, capsys):
+    train(model="resnet1d", name="a", artifacts=artifacts, **QUICK | {"epochs": 12, "patience": 1, "lr": 1e-6})
+    history = pd.read_csv(artifacts / "a_standard" / "history.csv")
+    config = json.loads((artifacts / "a_standard" / "config.json").read_text())
+    assert config["best_epoch"] == history.epoch[history.val_macro_auc.idxmax()]
+    assert len(history) < 12 and "stops" in capsys.readouterr().out
+    assert len(history) == config["best_epoch"] + 1
+
+
+def test_multiclass_trains_on_records_with_exactly_one_superclass_and_sums_to_one(artifacts):
+    train(model="inception", name="a", artifacts=artifacts, task="multiclass", **QUICK)
+    config = json.loads((artifacts / "a_standard" / "config.json").read_text())
+    assert config["n_train"] == (read_split(artifacts, "train").label != "").sum()
+    np.testing.assert_allclose(np.load(artifacts / "a_standard" / "predictions_test.npy").sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("standard", "augmented"), [("05", "06"), ("07", "08"), ("09", "10")])
+def test_standard_and_augmented_differ_in_augmentation_alone(standard, augmented):
+    """Trap 7: not in epochs, stopping rule or anything else."""
+    scripts = [next((ROOT / "codes").glob(f"{number}_*.py")) for number in (standard, augmented)]
+    defaults = []
+    for script in scripts:
+        settings = runpy.run_path(str(script))["Settings"]
+        defaults.append({f.name: f.default for f in fields(settings) if f.default is not MISSING})
+    different = {name for name in defaults[0] if defaults[0][name] != defaults[1][name]}
+    assert different == {"augment"}
+
+
+def test_every_record_is_seen_once_per_epoch_at_random_places(prepared):
+    signals = load_signals(prepared)
+    split = load_split(prepared, signals, "train", "multilabel")
+    numbered = np.broadcast_to(np.arange(1000, dtype=np.int16), (len(signals.array), 12, 1000)).copy()
+    numbered[:, 0] = np.arange(len(numbered), dtype=np.int16)[:, None]  # lead 0 holds the row, the others the time
+    orders, starts = [], []
+    for epoch in (1, 2):
+        rng, _ = generators(0, epoch, torch.device("cpu"))
+        parts = list(batches(numbered, split, size=32, crop=250, rng=rng))
+        rows, begin = (np.concatenate([x[:, lead, 0] for x, _ in parts]) for lead in (0, 1))
+        assert sorted(rows) == sorted(split.rows)
+        target = np.concatenate([y for _, y in parts])
+        position = {row: i for i, row in enumerate(split.rows)}
+        np.testing.assert_array_equal(target, split.target[[position[row] for row in rows]])
+        assert begin.min() >= 0 and begin.max() <= 750 and len(set(begin)) > 20
+        orders.append(rows.tolist())
+        starts.append(begin.tolist())
+    assert orders[0] != orders[1] and starts[0] != starts[1]
+
+
+def test_augmentation_follows_its_generator_and_differs_between_epochs():
+    """Trap 9: no generator that is the same everywhere."""
+    x = torch.randn(16, 12, 250)
+    for change in (scale_amplitude, add_noise, drop_leads, augment_batch):
+        first, again, other = (change(x, generators(0, epoch, torch.device("cpu"))[1]) for epoch in (1, 1, 2))
+        assert torch.equal(first, again) and not torch.equal(first, other), change.__name__
+    a, b = (mixup(x, torch.eye(5)[torch.arange(16) % 5], np.random.default_rng(s)) for s in (0, 1))
+    assert not torch.equal(a[0], b[0])
+
+
+def test_augmentation_leaves_its_input_alone_and_stays_in_bounds():
+    x = torch.randn(64, 12, 250)
+    before, generator = x.clone(), torch.Generator().manual_seed(0)
+    ratio = (scale_amplitude(x, generator) / x).mean(dim=(1, 2))
+    assert 0.8 <= ratio.min() < 0.9 and 1.1 < ratio.max() <= 1.2
+    noise = add_noise(x, generator, most_mv=0.05) - x
+    assert 0.03 < noise.std(dim=(1, 2)).max() < 0.06
+    dropped = (drop_leads(x, generator, probability=0.1) == 0).all(dim=2).float().mean()
+    assert 0.05 < dropped < 0.15
+    assert torch.equal(x, before)
+
+
+def test_mixup_blends_signals_and_targets_alike():
+    x = torch.eye(8)[:, None, :].repeat(1, 12, 1)  # record i holds a 1 at sample i
+    blended, target = mixup(x, torch.eye(8), np.random.default_rng(0))
+    torch.testing.assert_close(blended[:, 0], target)
+    torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
+    assert (target.argmax(dim=1) == torch.arange(8)).all()
+
+
+def test_the_derivative_is_taken_after_augmentation(prepared):
+    """Trap 6: the derivative channels must be the derivative of the very signal beside them."""
+    signals = load_signals(prepared)
+    split = load_split(prepared, signals, "train", "multilabel")
+    network = build("resnet1d", signals.meta)
+    seen = []
+    network.frontend.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    options = {"steps": 2, "lr": 1e-3, "weight_decay": 0.0, "average": 0.9, "task": "multilabel", "augment": True}
+    trainer = Trainer(network, **options, device=torch.device("cpu"), dtype=torch.float32)
+    rng, noise = generators(0, 1, torch.device("cpu"))
+    crops, target = next(batches(signals.array, split, size=16, crop=250, rng=rng))
+    trainer.loss(crops, target, rng, noise)
+    millivolt, channels = seen[0]
+    assert not torch.allclose(millivolt, torch.from_numpy(crops) / 1000), "the signal was augmented"
+    raw = channels.squeeze(2) * network.frontend.std + network.frontend.mean
+    torch.testing.assert_close(raw[:, :12], millivolt, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        raw[:, 12:], torch.from_numpy(np.gradient(millivolt.numpy(), 0.01, axis=-1)), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_schedule_has_fastais_values():
+    network = torch.nn.Linear(2, 2)
+    options = {"lr": 0.01, "weight_decay": 0.0, "average": 0.9, "task": "multilabel", "augment": False}
+    trainer = Trainer(network, steps=400, **options, device=torch.device("cpu"), dtype=torch.float32)
+    rates, momenta = [], []
+    for _ in range(400):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        momenta.append(trainer.optimizer.param_groups[0]["betas"][0])
+        trainer.optimizer.step()
+        trainer.schedule.step()
+    position = np.arange(400) / 400
+
+    def cosine(start: float, end: float, share: np.ndarray) -> np.ndarray:
+        return start + (1 - np.cos(np.pi * share)) * (end - start) / 2
+
+    rise, fall = position / 0.25, (position - 0.25) / 0.75
+    expected = np.where(position < 0.25, cosine(0.01 / 25, 0.01, rise), cosine(0.01, 0.01 / 1e5, fall))
+    np.testing.assert_allclose(rates, expected, atol=0.01 * 0.01)
+    expected = np.where(position < 0.25, cosine(0.95, 0.85, rise), cosine(0.85, 0.95, fall))
+    np.testing.assert_allclose(momenta, expected, atol=0.002)
+
+
+def test_the_learning_rate_finder_suggests_a_point_in_the_valley():
+    lr = np.logspace(-6, 1, 85)
+    loss = 0.7 - 0.4 / (1 + np.exp(-3 * (np.log10(lr) + 3))) + np.maximum(0, np.log10(lr) + 0.5) * 2
+    assert 1e-3 < valley(lr, loss) < 3e-2
+    assert valley(lr[:6], np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])) == lr[1 + 1 + 1]
+
+
+def test_windows_cover_a_recording_end_to_end():
+    for n_samples in (100, 250, 251, 999, 1000, 5003):
+        for overlap in (False, True):
+            starts = window_starts(n_samples, 250, overlap)
+            covered = np.zeros(n_samples, bool)
+            for start in starts:
+                covered[start : start + 250] = True
+            assert covered.all() and starts[-1] + min(250, n_samples) == n_samples
+    assert window_starts(1000, 250, overlap=False) == [0, 250, 500, 750]
+    assert window_starts(1000, 250, overlap=True) == [0, 125, 250, 375, 500, 625, 750]
+
+
+REFUSED = [({"epochs": 0}, "epochs"), ({"crop_seconds": 30.0}, "crop-seconds"), ({"device": "tpu"}, "--device tpu")]
+
+
+@pytest.mark.parametrize(("bad", "cure"), REFUSED)
+def test_settings_that_cannot_work_are_refused_by_name(artifacts, bad, cure):
+    with pytest.raises(UserError, match=cure):
+        train(model="resnet1d", name="a", artifacts=artifacts, **QUICK | bad)
+    assert set(bad) <= {f.name for f in fields(TrainingSettings)}
