@@ -64,8 +64,9 @@ def multilabel_metrics(
     Per class and as the mean over the classes (`macro`): auc; ap (average precision); at `thresholds` (5,)
     f1, accuracy, sensitivity and specificity; brier, the mean squared error of the probability (Brier 1950);
     ece, the expected calibration error with ten bins of equal width (Naeini et al. 2015), which noise can only
-    raise, so that its bootstrap interval lies too high. For the label `macro` also exact_match, the share of records whose five answers are all right. A metric that the records
-    leave undefined (a class without both outcomes) is nan, and is left out of the mean.
+    raise, so that its bootstrap interval lies too high. For the label `macro` also exact_match, the share of
+    records whose five answers are all right. A metric that the records leave undefined (a class without both
+    outcomes) is nan, and is left out of the mean.
     """
     labels, weight = np.asarray(labels, dtype=float), np.asarray(weight, dtype=float)
     called = probability >= thresholds
