@@ -56,9 +56,10 @@ class BandPass(_SignalTransformer):
 
     def transform(self, x: np.ndarray) -> np.ndarray:
         x = self._check(x)
-        # two seconds of mirrored signal let the 0.5 Hz edge settle; a shorter recording has less to mirror
+        # Two seconds of mirrored signal let the 0.5 Hz edge settle (a shorter recording has less to mirror). Mirrored
+        # in time alone: scipy's default also mirrors in voltage, and bends the last second when it ends in a QRS.
         padding = min(int(2 * self.fs), x.shape[-1] - 1)
-        return signal.sosfiltfilt(self.sos_, x, axis=-1, padlen=padding).astype(x.dtype, copy=False)
+        return signal.sosfiltfilt(self.sos_, x, axis=-1, padtype="even", padlen=padding).astype(x.dtype, copy=False)
 
 
 class AmplitudeLimit(_SignalTransformer):

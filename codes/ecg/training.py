@@ -54,8 +54,8 @@ class TrainingSettings(Folders):
     """Decoupled weight decay of AdamW."""
     crop_seconds: float = 2.5
     """Training sees random crops of this length; predictions are means over windows of it."""
-    average: float = 0.99
-    """Decay per step of the exponential moving average of the weights that is evaluated and kept."""
+    average: float = 0.1
+    """The weights that are evaluated and kept are a moving average over this share of the training's steps."""
     patience: int = 20
     """Stop after this many epochs without a better macro AUC on the validation fold."""
     precision: Precision = "auto"
@@ -123,7 +123,8 @@ class Trainer:
         self.schedule = OneCycleLR(
             self.optimizer, lr, total_steps=steps + 1, pct_start=0.25, div_factor=25, final_div_factor=1e5 / 25
         )
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+        decay = max(0.0, 1 - 1 / max(1.0, average * steps))
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     def loss(self, crops: np.ndarray, target: np.ndarray, rng: np.random.Generator, noise: torch.Generator):
         x, y = to_millivolt(crops, self.device), torch.from_numpy(target).to(self.device)

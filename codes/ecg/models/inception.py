@@ -42,6 +42,7 @@ class Inception(nn.Sequential):
     """(B, n_channels, 1, T) -> (B, n_classes).
 
     `kernels` in samples; after the stem, which halves T, 19 of them span 0.4 s at 100 Hz: a QRS and its ST segment.
+    T is halved again between blocks, so that the second sees several beats.
     """
 
     def __init__(
@@ -55,9 +56,8 @@ class Inception(nn.Sequential):
         stem: int = 64,
         dropout: float = 0.2,
     ):
-        width = filters * (len(kernels) + 1)
-        super().__init__(
-            conv_norm_act(n_channels, stem, 7, stride=2),
-            *(InceptionBlock(stem if i == 0 else width, filters, kernels) for i in range(blocks)),
-            head(width, n_classes, dropout),
-        )
+        layers, width = [conv_norm_act(n_channels, stem, 7, stride=2)], filters * (len(kernels) + 1)
+        for i in range(blocks):
+            layers += [nn.MaxPool2d((1, 2))] if i > 0 else []
+            layers.append(InceptionBlock(stem if i == 0 else width, filters, kernels))
+        super().__init__(*layers, head(width, n_classes, dropout))
