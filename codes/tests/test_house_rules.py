@@ -1,0 +1,209 @@
+"""The rules of the house that can be read off the source, each by name."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from conftest import CODES, ROOT
+from ecg.labels import CLASSES, LEADS
+
+NUMERICS = ("numpy", "scipy", "pandas", "scikit-learn", "torch")
+COMES_WITH = {"IPython": "jupyter", "nbformat": "nbclient"}  # are the larger package's own vocabulary
+RUN_NOT_IMPORTED = {"jupyter", "ipykernel", "nbconvert", "nbclient", "pytest", "ruff"}  # called by name
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Yield (path, tree) of everything that is ours, the notebook's code included; tests are not."""
+    for path in sorted(CODES.rglob("*.py")):
+        if "tests" not in path.relative_to(CODES).parts:
+            yield path.relative_to(CODES).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+    for path in CODES.glob("*.ipynb"):
+        cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        code = "\n".join("".join(cell["source"]) for cell in cells)
+        yield path.name, ast.parse("\n".join(line for line in code.split("\n") if not line.startswith(("%", "!"))))
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Yield (last part of the called name, call)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func).rsplit(".", 1)[-1], node
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported: everything outside functions and `if __name__ == "__main__"`."""
+    pending: list[ast.AST] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+            continue
+        yield node
+        pending += ast.iter_child_nodes(node)
+
+
+def texts(tree: ast.Module) -> Iterator[str]:
+    """Yield all strings that are not docstrings."""
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
+
+
+SOURCES = dict(sources())
+MODULES = [name for name in SOURCES if name.startswith("ecg/")]
+each_source = pytest.mark.parametrize("name", SOURCES)
+
+
+def test_nothing_importable_carries_a_number():
+    assert [name for name in SOURCES if name.startswith("ecg/") and re.search(r"(^|/)\d", name)] == []
+    top = [name for name in SOURCES if "/" not in name and not re.match(r"\d\d_\w+\.(py|ipynb)$", name)]
+    assert sorted(top) == ["predict.py", "run_all.py"]
+    for name, tree in SOURCES.items():
+        loaders = {"import_module", "__import__", "run_path", "spec_from_file_location"}
+        assert not loaders & {called for called, _ in calls(tree)}, f"{name} imports something by its file name"
+
+
+def test_nothing_happens_at_import():
+    """No print, no folder, no seed, no change of a global random state."""
+    modules = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in MODULES]
+    watch = f"""
+import importlib, random, sys
+from pathlib import Path
+import numpy, torch
+def state():
+    rng = random.getstate(), numpy.random.get_state()[1].tobytes(), numpy.random.get_state()[2]
+    return *rng, torch.random.get_rng_state().numpy().tobytes(), torch.get_num_threads()
+def files():
+    root = Path({str(ROOT)!r})
+    folders = [root, Path.cwd(), *(root / name for name in ("PTB-XL", "artifacts"))]
+    return sorted(str(p) for folder in folders if folder.exists() for p in folder.iterdir())
+state_before, files_before = state(), files()
+for name in {modules!r}:
+    importlib.import_module(name)
+    assert state() == state_before, name + " touches a global random state"
+assert files() == files_before, set(files()) ^ set(files_before)
+"""
+    done = subprocess.run([sys.executable, "-c", watch], cwd=CODES, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@each_source
+def test_trap_1_order_of_classes_and_leads_is_typed_once(name):
+    if name == "ecg/labels.py":
+        return
+    for ordered in (CLASSES, LEADS):
+        for node in ast.walk(SOURCES[name]):
+            if isinstance(node, ast.List | ast.Tuple):
+                typed = [item.value for item in node.elts if isinstance(item, ast.Constant)]
+                assert len(set(typed) & set(ordered)) < len(ordered), f"line {node.lineno}: {ast.unparse(node)}"
+        for text in texts(SOURCES[name]):
+            assert not set(ordered) <= set(re.findall(r"\w+", text)), text
+
+
+@each_source
+def test_trap_9_no_generator_and_no_seed_at_module_level(name):
+    banned = {"default_rng", "RandomState", "seed", "manual_seed", "seed_everything", "Generator"}
+    for node in at_import(SOURCES[name]):
+        if name.endswith(".ipynb"):  # a notebook is a script; what counts there is that it is not global
+            break
+        assert not (isinstance(node, ast.Call) and ast.unparse(node.func).rsplit(".", 1)[-1] in banned), node.lineno
+
+
+@each_source
+def test_trap_10_no_code_is_run_from_data(name):
+    for called, call in calls(SOURCES[name]):
+        where = f"{name}:{call.lineno}"
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert not (isinstance(call.func, ast.Name) and called in ("eval", "exec")), where
+        assert keywords.get("weights_only", "True") == "True", where
+        assert keywords.get("allow_pickle", "False") == "False", where
+        assert not re.match(r"(pickle|dill|cloudpickle|shelve)\.", ast.unparse(call.func)), where
+
+
+@each_source
+def test_trap_11_working_folder_is_nobodys_root(name):
+    if not name.endswith(".ipynb"):  # which has no __file__; Jupyter starts it in its own folder
+        assert not {called for called, _ in calls(SOURCES[name])} & {"getcwd", "cwd", "chdir"}
+
+
+def test_trap_12_requirements_are_the_direct_dependencies_in_utf8():
+    lines = (ROOT / "requirements.txt").read_bytes().decode("utf-8").splitlines()
+    lines = [line.split("#")[0].strip() for line in lines]
+    required = {}
+    for line in filter(None, lines):
+        if not line.startswith("-"):
+            match = re.match(r"([\w.-]+)(?:\[[\w,]+\])?\s*(.*)", line)
+            required[match[1].lower().replace("_", "-")] = match[2]
+    assert len(required) < 30, "a freeze of somebody's laptop"
+    for package in NUMERICS:
+        assert re.match(r"(==|~=)\s*\d", required[package]), f"{package} is not pinned"
+    ours = {path.stem for path in CODES.glob("*.py")} | {"ecg", "conftest"} | set(sys.stdlib_module_names)
+    imported = set()
+    for tree in [*SOURCES.values(), *(ast.parse(p.read_text(encoding="utf-8")) for p in CODES.glob("tests/*.py"))]:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    distributions = importlib.metadata.packages_distributions()
+    used = {m: {d.lower().replace("_", "-") for d in distributions.get(m, [m])} for m in imported - ours}
+    used |= {module: {package} for module, package in COMES_WITH.items() if module in imported}
+    missing = sorted(module for module, packages in used.items() if not packages & set(required))
+    assert missing == [], "imported, but not in requirements.txt"
+    unused = set(required) - set().union(*used.values()) - RUN_NOT_IMPORTED
+    assert sorted(unused) == [], "in requirements.txt, but never imported"
+
+
+@each_source
+def test_no_error_and_no_warning_is_swallowed(name):
+    for node in ast.walk(SOURCES[name]):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{name}:{node.lineno}: bare except"
+            broad = ast.unparse(node.type) in ("Exception", "BaseException")
+            assert not (broad and all(isinstance(n, ast.Pass) for n in node.body)), f"{name}:{node.lineno}"
+    muting = {"filterwarnings", "simplefilter", "catch_warnings", "parse_known_args"}
+    assert not {called for called, _ in calls(SOURCES[name])} & muting
+
+
+@each_source
+def test_top_level_knows_the_layers_below_and_not_the_other_way_round(name):
+    if name.startswith("ecg/"):
+        modules = [n.module or "" for n in ast.walk(SOURCES[name]) if isinstance(n, ast.ImportFrom)]
+        assert not [m for m in modules if m.split(".")[0] in ("predict", "run_all", "tests", "conftest")]
+
+
+def git(*words: str) -> list[str]:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode > 1 or not (ROOT / ".git").exists():
+        pytest.skip("not a git repository")
+    return done.stdout.splitlines()
+
+
+def test_no_records_and_no_tables_of_them_are_in_the_repository():
+    files = git("ls-files", "--cached", "--others", "--exclude-standard")
+    data = re.compile(r"\.(dat|hea|zip|gz)$|(^|/)(ptbxl_\w+|scp_statements|planted_signs|records)\.csv$|signals\.npy$")
+    assert [name for name in files if data.search(name)] == []
+    assert [name for name in files if name.startswith("PTB-XL/")] in ([], ["PTB-XL/README.md"])
+
+
+def test_gitignore_keeps_records_caches_and_checkpoints_out():
+    out = ["PTB-XL/records100/00000/00001_lr.dat", "PTB-XL/ptbxl_database.csv", "PTB-XL/demo/scp_statements.csv"]
+    out += ["artifacts/ptbxl_train.csv", "artifacts/signals/signals.npy", "artifacts/resnet_standard/last.pt"]
+    out += ["artifacts/demo/README.md", "artifacts/logs/05_train_resnet1d.log", "artifacts/.run_all.json"]
+    assert git("check-ignore", *out) == out
+    kept = ["PTB-XL/README.md", "artifacts/resnet_standard/best.pt", "artifacts/final_results/metrics.csv"]
+    assert git("check-ignore", *kept) == []
+
+
+def test_top_level_is_as_the_layout_fixes_it():
+    allowed = {"codes", "artifacts", "PTB-XL", "requirements.txt", "README.md", ".gitignore"}
+    allowed |= {"LICENSE", "pyproject.toml", ".ci"}
+    files = git("ls-files", "--cached", "--others", "--exclude-standard")
+    assert {name.split("/")[0] for name in files} <= allowed
