@@ -160,5 +160,5 @@ def test_an_unknown_superclass_is_refused(tmp_path):
 
 def test_class_order_in_the_files_is_the_one_of_the_package(demo):
     """Trap 1: the order is typed once; every artifact states it."""
-    configs = [json.loads(path.read_text()) for path in demo.glob("**/config.json")]
+    configs = [json.loads(path.read_text()) for path in demo.artifacts.glob("**/config.json")]
     assert configs and all(config["classes"] == list(CLASSES) for config in configs)
