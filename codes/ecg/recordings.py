@@ -1,0 +1,129 @@
+"""Recordings of any device in WFDB format: found, checked and brought to twelve leads in millivolts.
+
+Unlike `ecg.data`, which reads PTB-XL and nothing else, this takes what people bring: any sampling rate, length, gain,
+unit, order and spelling of leads.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import wfdb
+
+from ecg.data import RecordError
+from ecg.labels import LEADS
+
+MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}  # both Unicode signs for micro
+LIMB_LEADS = LEADS[:6]
+# as combinations of I and II (Einthoven, Goldberger): rows in the order of LIMB_LEADS
+FROM_I_II = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
+PLAUSIBLE_STD = (0.01, 5.0)  # mV; a 12-lead ECG's median lead has 0.1 to 0.3
+PLAUSIBLE_FS = (50, 20_000)  # Hz
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A readable recording: `signal` (12, t) float32 millivolts in the order of LEADS, and what is odd about it."""
+
+    path: Path
+    fs: float
+    signal: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.signal.shape[1] / self.fs
+
+
+def find_recordings(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Return (WFDB records without suffix, sorted, each once; what was not found).
+
+    A path is a record with or without its suffix, or a folder that is searched with all below it.
+    """
+    found, problems = {}, []
+    for path in paths:
+        bare = path if Path(f"{path}.hea").is_file() else path.with_suffix("")
+        if path.is_dir():
+            records = [header.with_suffix("") for header in path.rglob("*.hea")]
+            problem = f"{path}: no WFDB header (*.hea) in this folder or below"
+        else:
+            records = [bare] if Path(f"{bare}.hea").is_file() else []
+            problem = f"{path}: no WFDB header {bare.name}.hea there"
+        found |= {record.resolve(): record for record in records}
+        if not records:
+            problems.append(problem)
+    return sorted(found.values()), problems
+
+
+def read_recording(path: Path, *, checksums: bool = True) -> Recording:
+    """Read the WFDB record `path` (without suffix) in any format that `wfdb` knows.
+
+    Raises `RecordError` if it cannot be read, a lead is missing that does not follow from others, a unit is unknown, a
+    sample is NaN or, with `checksums`, a lead's checksum disagrees with the header.
+    """
+    try:
+        record = wfdb.rdrecord(str(path), physical=False)
+        samples = record.dac() if record.n_sig else np.empty((0, 0))
+    except FileNotFoundError as error:
+        raise RecordError(f"{Path(error.filename or path).name} is missing") from None
+    except Exception as error:  # on a damaged file wfdb raises whatever its parser stumbles over
+        raise RecordError(f"damaged or cut off, wfdb cannot read it ({type(error).__name__}: {error})") from None
+    if not len(samples):
+        raise RecordError("holds no samples")
+    if checksums:
+        _verify(record)
+    if not PLAUSIBLE_FS[0] <= record.fs <= PLAUSIBLE_FS[1]:
+        raise RecordError(f"sampled at {record.fs:g} Hz, outside {PLAUSIBLE_FS[0]} to {PLAUSIBLE_FS[1]} Hz")
+
+    leads: dict[str, np.ndarray] = {}
+    for name, unit, values in zip(record.sig_name, record.units, samples.T, strict=True):
+        lead = lead_name(name or "")
+        if lead is None:
+            continue  # respiration, Frank leads and the like
+        if lead in leads:
+            raise RecordError(f"lead {lead} stands in it twice")
+        if unit.strip().lower() not in MV_PER_UNIT:
+            raise RecordError(f"lead {lead} is in {unit!r}, expected mV, uV or V")
+        invalid = np.flatnonzero(~np.isfinite(values))
+        if len(invalid):
+            raise RecordError(f"lead {lead} has {len(invalid)} NaN, the first at {invalid[0] / record.fs:.2f} s")
+        leads[lead] = values * MV_PER_UNIT[unit.strip().lower()]
+    notes = _complete(leads)
+    signal = np.stack([leads[lead] for lead in LEADS]).astype(np.float32)
+    std = signal.std(axis=1)
+    notes += [f"lead {lead} is flat" for lead in np.asarray(LEADS)[std == 0]]
+    if not PLAUSIBLE_STD[0] <= np.median(std) <= PLAUSIBLE_STD[1]:
+        notes.append(f"its leads vary by {np.median(std):.3g} mV (standard deviation): are gain and unit right?")
+    return Recording(path, float(record.fs), signal, tuple(notes))
+
+
+def lead_name(name: str) -> str | None:
+    """Return the lead that a device's name means, such as aVR for `AVR`, `Lead aVR` or `ECG_aVR`, II for `DII`."""
+    bare = re.sub(r"^(ecg|ekg|lead)+", "", re.sub(r"[\s_]", "", name.lower()))
+    bare = bare[1:] if re.fullmatch("di{1,3}", bare) else bare
+    return next((lead for lead in LEADS if lead.lower() == bare), None)
+
+
+def _verify(record: wfdb.Record) -> None:
+    if not record.checksum or any(frames != 1 for frames in record.samps_per_frame):
+        return
+    for name, stated, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
+        if stated is not None and stated % 65536 != found % 65536:
+            raise RecordError(f"checksum of lead {name} disagrees with the header: damaged? (else --no-checksums)")
+
+
+def _complete(leads: dict[str, np.ndarray]) -> list[str]:
+    """Add the limb leads that follow from two others; raise `RecordError` if any lead is missing after that."""
+    missing = [lead for lead in LEADS if lead not in leads]
+    known = [i for i, lead in enumerate(LIMB_LEADS) if lead in leads]
+    computed = [lead for lead in missing if lead in LIMB_LEADS] if len(known) >= 2 else []
+    if computed:
+        i_ii = np.linalg.pinv(FROM_I_II[known]) @ np.stack([leads[LIMB_LEADS[i]] for i in known])
+        leads |= {lead: FROM_I_II[LIMB_LEADS.index(lead)] @ i_ii for lead in computed}
+    missing = [lead for lead in missing if lead not in computed]
+    if missing:
+        raise RecordError(f"lead {', '.join(missing)} is missing")
+    used = ", ".join(LIMB_LEADS[i] for i in known)
+    return [f"lead {', '.join(computed)} computed from {used}"] if computed else []

@@ -1,0 +1,227 @@
+"""`predict.py` on what people bring: other rates, gains, orders of leads, folders, and files that are broken."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wfdb
+from PIL import Image
+
+from ecg.artifacts import UserError, write_json
+from ecg.data import RecordError, load_signals, preprocess
+from ecg.inference import predict
+from ecg.labels import CLASSES, LEADS, make_splits, read_split
+from ecg.models import build
+from ecg.predictor import load_run, resample
+from ecg.recordings import find_recordings, lead_name, read_recording
+
+PREDICT = Path(__file__).resolve().parents[1] / "predict.py"
+WINDOW = 250
+
+
+@pytest.fixture(scope="module")
+def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preprocessed synthetic records and, as `resnet_augmented`, a network with random but decided weights."""
+    folder = tmp_path_factory.mktemp("predict")
+    make_splits(data=synthetic, artifacts=folder, split="folds", label_policy="any")
+    preprocess(data=synthetic, artifacts=folder, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=True)
+    signals = load_signals(folder)
+    torch.manual_seed(0)
+    network = build("resnet1d", signals.meta)
+    with torch.no_grad():
+        network.body[-1][-1].weight.mul_(10)  # answers that differ from record to record
+    torch.save({"weights": network.state_dict()}, _made(folder / "resnet_augmented") / "best.pt")
+    config = {"model": "resnet1d", "task": "multilabel", "derivatives": True, "window": WINDOW}
+    config |= {"classes": CLASSES, "leads": LEADS, "signals": signals.meta}
+    write_json(config, folder / "resnet_augmented" / "config.json")
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(synthetic: Path, artifacts: Path) -> pd.Series:
+    return read_split(artifacts, "test").iloc[0]
+
+
+def write(path: Path, signal: np.ndarray, *, fs: float = 100, leads: tuple = LEADS, unit: str = "mV", **more) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names, n = list(leads), len(leads)
+    more = {"fmt": ["16"] * n} | more
+    wfdb.wrsamp(path.name, fs, [unit] * n, names, p_signal=signal.T.astype(float), write_dir=str(path.parent), **more)
+    return path
+
+
+def run_predict(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, PREDICT, *map(str, words)], capture_output=True, text=True, timeout=120)
+
+
+def test_a_stored_network_answers_raw_files_as_it_did_in_training(artifacts: Path, synthetic: Path):
+    """From the WFDB file through our own reading and filtering, against the array that training predicts from."""
+    signals, table = load_signals(artifacts), read_split(artifacts, "test").head(5)
+    run = load_run(artifacts / "resnet_augmented", device="cpu", precision="fp32")
+    network = build("resnet1d", signals.meta)
+    network.load_state_dict(torch.load(artifacts / "resnet_augmented/best.pt", weights_only=True)["weights"])
+    where = {"window": WINDOW, "task": "multilabel", "device": torch.device("cpu"), "dtype": torch.float32}
+    expected = predict(network, signals.array, signals.rows(table.ecg_id.to_numpy()), **where)
+    raw = np.stack([read_recording(synthetic / name).signal for name in table.filename_lr])
+    np.testing.assert_allclose(run.predict(raw, 100), expected, atol=1e-5)
+    assert expected.std(axis=0).max() > 0.05
+
+
+def test_rate_order_gain_and_unit_of_a_recording_do_not_change_the_answer(
+    artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
+):
+    run = load_run(artifacts / "resnet_augmented", device="cpu", precision="fp32")
+    low = read_recording(synthetic / record.filename_lr)
+    high = read_recording(synthetic / record.filename_hr)
+    expected = run.predict(low.signal[None], low.fs)
+    np.testing.assert_allclose(run.predict(high.signal[None], high.fs), expected, atol=0.03)
+
+    order = np.random.default_rng(0).permutation(12)
+    odd = resample(high.signal, 500, 257)[order] * 1000
+    names = tuple(LEADS[i].upper() for i in order)
+    gains = {"adc_gain": [0.4] * 12, "baseline": [100] * 12}
+    other = read_recording(write(tmp_path / "odd", odd, fs=257, leads=names, unit="uV", **gains))
+    assert other.fs == 257 and not other.notes
+    np.testing.assert_allclose(run.predict(other.signal[None], 257), expected, atol=0.05)
+
+
+def test_resampling_lets_nothing_above_the_new_limit_through():
+    t = np.arange(5000) / 500
+    tones = np.stack([np.sin(2 * np.pi * 10 * t), np.sin(2 * np.pi * 90 * t)])
+    low = resample(tones, 500, 100)[:, 100:-100]
+    assert low.shape == (2, 800)
+    np.testing.assert_allclose(low[0], np.sin(2 * np.pi * 10 * np.arange(100, 900) / 100), atol=0.01)
+    assert np.abs(low[1]).max() < 0.01
+
+
+def test_a_long_recording_is_the_mean_over_its_windows_and_a_short_one_is_refused(artifacts: Path):
+    run = load_run(artifacts / "resnet_augmented", device="cpu", precision="fp32")
+    prepared = load_signals(artifacts).array[:2]
+    parts = [run.predict_prepared(prepared[:, :, s : s + WINDOW]) for s in range(0, 751, 125)]
+    np.testing.assert_allclose(run.predict_prepared(prepared), np.mean(parts, axis=0), atol=1e-5)
+    with pytest.raises(ValueError, match=r"2\.00 s long, the model needs at least 2\.5 s"):
+        run.predict(np.zeros((1, 12, 1000)), 500)
+
+
+def test_limb_leads_follow_from_any_two_of_them(synthetic: Path, record: pd.Series, tmp_path: Path):
+    whole = read_recording(synthetic / record.filename_lr)
+    for kept in (("I", "II"), ("III", "aVF"), ("aVR", "aVL")):
+        rows = [LEADS.index(lead) for lead in (*kept, *LEADS[6:])]
+        partial = read_recording(write(tmp_path / "".join(kept), whole.signal[rows], leads=(*kept, *LEADS[6:])))
+        np.testing.assert_allclose(partial.signal, whole.signal, atol=0.004)
+        assert f"computed from {', '.join(kept)}" in partial.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        *(("AVR", "aVR"), ("avl", "aVL"), ("Lead II", "II"), ("ECG_V1", "V1"), ("DIII", "III"), ("v 6", "V6")),
+        *(("-aVR", None), ("MLII", None), ("resp", None), ("V7", None), ("", None)),
+    ],
+)
+def test_leads_are_known_by_their_usual_names_only(name: str, lead: str | None):
+    assert lead_name(name) == lead
+
+
+def damage(folder: Path, signal: np.ndarray) -> dict[str, str]:
+    """Write one broken record of each kind; return {name: what must be said about it}."""
+    write(folder / "no_v3", np.delete(signal, 8, axis=0), leads=LEADS[:8] + LEADS[9:])
+    gap = signal.copy()
+    gap[7, 231:240] = np.nan
+    write(folder / "gap", gap)
+    write(folder / "cut_off", signal)
+    (folder / "cut_off.dat").write_bytes((folder / "cut_off.dat").read_bytes()[:1200])
+    write(folder / "flipped", signal)
+    content = bytearray((folder / "flipped.dat").read_bytes())
+    content[5000] ^= 1
+    (folder / "flipped.dat").write_bytes(content)
+    write(folder / "no_dat", signal)
+    (folder / "no_dat.dat").unlink()
+    (folder / "garbage.hea").write_bytes(b"\xff\xfe this is no header\n")
+    (folder / "empty.hea").write_bytes(b"")
+    write(folder / "short", signal[:, :200])
+    write(folder / "celsius", signal, unit="degC")
+    return {
+        "no_v3": "lead V3 is missing",
+        "gap": "lead V2 has 9 NaN, the first at 2.31 s",
+        "cut_off": "cut off",
+        "flipped": "checksum of lead",
+        "no_dat": "no_dat.dat is missing",
+        "garbage": "wfdb cannot read it",
+        "empty": "wfdb cannot read it",
+        "short": "2.00 s long, the model needs at least 2.5 s",
+        "celsius": "'degC'",
+    }
+
+
+def test_broken_records_are_named_and_the_others_are_predicted(
+    artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
+):
+    signal = read_recording(synthetic / record.filename_lr).signal
+    broken = damage(tmp_path / "in", signal)
+    write(tmp_path / "in" / "deeper" / "good", signal)
+    flat = signal.copy()
+    flat[6] = 0
+    write(tmp_path / "in" / "flat", flat)
+    options = ("--artifacts", artifacts, "--format", "csv", "--picture", tmp_path / "pictures")
+    done = run_predict(tmp_path / "in", synthetic / f"{record.filename_lr}.dat", tmp_path / "nowhere", *options)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for name, message in (broken | {"nowhere": "no WFDB header"}).items():
+        assert any(f"{name}: " in line and message in line for line in done.stderr.splitlines()), (name, done.stderr)
+    assert "warning" in done.stderr and "lead V1 is flat" in done.stderr
+
+    assert done.stdout.splitlines()[0] == "record,NORM,MI,STTC,CD,HYP"
+    table = pd.read_csv(io.StringIO(done.stdout), index_col="record")
+    assert list(table.index) == sorted(table.index) and len(table) == 3
+    original = table.loc[str(synthetic / record.filename_lr)]
+    np.testing.assert_allclose(table.loc[str(tmp_path / "in/deeper/good")], original, atol=0.02)
+    drawn = sorted(path.name for path in (tmp_path / "pictures").rglob("*.png"))
+    assert drawn == sorted(["good.png", "flat.png", f"{Path(record.filename_lr).name}.png"])
+
+
+def test_one_record_gives_json_and_a_picture(artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path):
+    path = synthetic / record.filename_hr
+    done = run_predict(path, "--artifacts", artifacts, "--format", "json", "--picture", tmp_path / "ecg.png")
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["record"] == str(path) and answer["fs"] == 500 and list(answer["probabilities"]) == list(CLASSES)
+    assert all(0 <= p <= 1 for p in answer["probabilities"].values())
+    with Image.open(tmp_path / "ecg.png") as picture:
+        assert picture.width > 1000
+
+
+def test_nothing_to_predict_is_exit_code_2(tmp_path: Path):
+    done = run_predict(tmp_path)
+    assert done.returncode == 2 and "no WFDB header" in done.stderr and not done.stdout
+
+
+def test_a_missing_or_damaged_model_is_an_error_that_says_what_to_do(artifacts: Path, tmp_path: Path):
+    shutil.copytree(artifacts / "resnet_augmented", tmp_path / "run")
+    (tmp_path / "run/best.pt").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"best\.pt does not hold the weights of resnet1d"):
+        load_run(tmp_path / "run")
+    (tmp_path / "run/best.pt").unlink()
+    with pytest.raises(UserError, match=r"needs .*best\.pt: run"):
+        load_run(tmp_path / "run")
+
+
+def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series):
+    path = synthetic / record.filename_lr
+    folder = synthetic / "records100"
+    found, problems = find_recordings([Path(f"{path}.hea"), folder, Path(f"{path}.dat"), path])
+    assert found == sorted(header.with_suffix("") for header in folder.rglob("*.hea")) and not problems
+    with pytest.raises(RecordError, match="missing"):
+        read_recording(path.with_name("nobody"))
