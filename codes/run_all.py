@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+
 from ecg.artifacts import ROOT, UserError, user_errors
 from ecg.execution import Folders, execute
 from ecg.stages import DATABASE, PLANTED, assign, choose, find_stages, make_jobs, parse_assignment

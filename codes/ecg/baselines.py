@@ -5,12 +5,12 @@ cross-validation over the patients of the training records; the validation and t
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import joblib
 import numba
 import numpy as np
 import sklearn
@@ -23,7 +23,6 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from ecg.artifacts import UserError, atomic, require, write_json
 from ecg.custom_transformers import LeadStatistics
@@ -103,7 +102,7 @@ class Rocket:
         self.parameters, self.coef, self.intercept, self.task = parameters, coef, intercept, task
 
     def features(self, millivolt: np.ndarray) -> np.ndarray:
-        return rocket_features(millivolt, self.parameters, jobs=joblib.cpu_count())
+        return rocket_features(millivolt, self.parameters, jobs=os.cpu_count() or 1)
 
     def probability(self, features: np.ndarray) -> np.ndarray:
         logits = features @ self.coef.T + self.intercept
@@ -151,7 +150,7 @@ def train_baselines(
     logistic_c: float,
 ) -> None:
     """Fit every baseline on train, predict validation and test, leave `artifacts/baseline/<name>/`."""
-    jobs = jobs if jobs > 0 else joblib.cpu_count()
+    jobs = jobs if jobs > 0 else os.cpu_count() or 1
     settings = {"trees": trees, "boosting_rounds": boosting_rounds, "kernels": kernels, "logistic_c": logistic_c}
     signals = load_signals(artifacts)
     tables = {split: available(artifacts, signals, split) for split in SPLITS}
@@ -182,42 +181,41 @@ def train_baselines(
         "device": "cpu",
         **machine(),
     }
-    with threadpool_limits(jobs):
+    started = time.perf_counter()
+    parameters = fit_rocket(millivolt["train"], kernels=kernels, seed=seed)
+    fitting = time.perf_counter() - started
+    convolved, seconds = extract(lambda x: rocket_features(x, parameters, jobs=jobs))
+    rocket = (convolved, fitting + seconds)
+    statistics = extract(Trees(None).features)
+    scaler = StandardScaler().fit(convolved["train"])
+
+    def linear(fit: Callable[..., tuple[np.ndarray, np.ndarray]], **options: Any) -> Rocket:
+        coef, intercept = fit(scaler.transform(convolved["train"]), y, task=task, **options)
+        coef = (coef / scaler.scale_).astype(np.float32)  # so that prediction needs no scaler
+        return Rocket(parameters, coef, intercept - coef @ scaler.mean_, task)
+
+    x = statistics[0]["train"]
+    plans: dict[str, tuple[tuple[dict[str, np.ndarray], float], Callable[[], Baseline]]] = {
+        "naive": ((millivolt, 0.0), lambda: Naive(target["train"].mean(axis=0))),
+        "random_forest": (statistics, lambda: Trees(forest(trees, seed=seed, jobs=jobs).fit(x, y))),
+        "hist_gradient_boosting": (statistics, lambda: Trees(boosting(boosting_rounds, task, seed=seed).fit(x, y))),
+        "minirocket_ridge": (rocket, lambda: linear(fit_ridge, patients=patients)),
+        "minirocket_logistic": (rocket, lambda: linear(fit_logistic, c=logistic_c)),
+    }
+    for name, ((features, seconds), fit) in plans.items():
         started = time.perf_counter()
-        parameters = fit_rocket(millivolt["train"], kernels=kernels, seed=seed)
-        fitting = time.perf_counter() - started
-        convolved, seconds = extract(lambda x: rocket_features(x, parameters, jobs=jobs))
-        rocket = (convolved, fitting + seconds)
-        statistics = extract(Trees(None).features)
-        scaler = StandardScaler().fit(convolved["train"])
-
-        def linear(fit: Callable[..., tuple[np.ndarray, np.ndarray]], **options: Any) -> Rocket:
-            coef, intercept = fit(scaler.transform(convolved["train"]), y, task=task, **options)
-            coef = (coef / scaler.scale_).astype(np.float32)  # so that prediction needs no scaler
-            return Rocket(parameters, coef, intercept - coef @ scaler.mean_, task)
-
-        x = statistics[0]["train"]
-        plans: dict[str, tuple[tuple[dict[str, np.ndarray], float], Callable[[], Baseline]]] = {
-            "naive": ((millivolt, 0.0), lambda: Naive(target["train"].mean(axis=0))),
-            "random_forest": (statistics, lambda: Trees(forest(trees, seed=seed, jobs=jobs).fit(x, y))),
-            "hist_gradient_boosting": (statistics, lambda: Trees(boosting(boosting_rounds, task, seed=seed).fit(x, y))),
-            "minirocket_ridge": (rocket, lambda: linear(fit_ridge, patients=patients)),
-            "minirocket_logistic": (rocket, lambda: linear(fit_logistic, c=logistic_c)),
-        }
-        for name, ((features, seconds), fit) in plans.items():
-            started = time.perf_counter()
-            model = fit()
-            seconds += time.perf_counter() - started
-            folder = run_folder(artifacts, f"baseline/{name}", seed)
-            for split in SPLITS[1:]:
-                probability = model.probability(features[split]).astype(np.float32)
-                write_predictions(folder, split, tables[split].ecg_id.to_numpy(), probability)
-                if split == "val":  # the test fold's numbers stand in final_results/ alone
-                    write_validation_aucs(folder, target["val"], probability)
-                    auc = macro_auc(target["val"], probability)
-            own = {"run": folder.relative_to(artifacts).as_posix(), "model": name, "seconds": round(seconds, 1)}
-            save_baseline(model, folder, own | facts)
-            print(f"{name:24} validation macro AUC {auc:.4f}  {seconds:5.1f} s  {folder}", flush=True)
+        model = fit()
+        seconds += time.perf_counter() - started
+        folder = run_folder(artifacts, f"baseline/{name}", seed)
+        for split in SPLITS[1:]:
+            probability = model.probability(features[split]).astype(np.float32)
+            write_predictions(folder, split, tables[split].ecg_id.to_numpy(), probability)
+            if split == "val":  # the test fold's numbers stand in final_results/ alone
+                write_validation_aucs(folder, target["val"], probability)
+                auc = macro_auc(target["val"], probability)
+        own = {"run": folder.relative_to(artifacts).as_posix(), "model": name, "seconds": round(seconds, 1)}
+        save_baseline(model, folder, own | facts)
+        print(f"{name:24} validation macro AUC {auc:.4f}  {seconds:5.1f} s  {folder}", flush=True)
 
 
 def fit_rocket(millivolt: np.ndarray, *, kernels: int, seed: int) -> tuple[np.ndarray, ...]:

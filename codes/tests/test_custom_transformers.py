@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, LeadStatistics, TimeDerivative
-from ecg.models.layers import Frontend
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+
+from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, LeadStatistics, TimeDerivative
+from ecg.models.layers import Frontend
 
 FS = 100
 ALL = [

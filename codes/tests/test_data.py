@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+
 from ecg.artifacts import ROOT, UserError
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
 from ecg.data import RecordError, available, load_signals, preprocess, read_record

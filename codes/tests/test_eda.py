@@ -7,11 +7,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from ecg.artifacts import ROOT
-from ecg.labels import CLASSES, LEADS
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+
+from ecg.artifacts import ROOT
+from ecg.labels import CLASSES, LEADS
 
 NOTEBOOK = ROOT / "codes" / "01_eda.ipynb"
 

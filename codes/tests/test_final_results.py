@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics as reference
+
 from ecg.artifacts import UserError, write_csv, write_json
 from ecg.labels import CLASSES, LEADS, SPLIT_COLUMNS, single_label
 from ecg.plots import ecg_paper, plot_history, plot_lr_finder, save_figure
@@ -22,7 +24,6 @@ from ecg.stats import (
     measure_runs,
     plots_and_metrics,
 )
-from sklearn import metrics as reference
 
 CODES = Path(__file__).resolve().parents[1]
 N = 160

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from ecg import download, synthetic
 from ecg.artifacts import UserError
 from ecg.download import fetch_ptbxl, wrong_files

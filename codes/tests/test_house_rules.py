@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import CODES, ROOT
+
 from ecg.labels import CLASSES, LEADS
 
 NUMERICS = ("numpy", "scipy", "pandas", "scikit-learn", "torch")

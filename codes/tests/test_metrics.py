@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from ecg.labels import CLASSES
-from ecg.metrics import choose_thresholds, macro_auc, multiclass_metrics, multilabel_metrics, per_class_auc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
+
+from ecg.labels import CLASSES
+from ecg.metrics import choose_thresholds, macro_auc, multiclass_metrics, multilabel_metrics, per_class_auc
 
 
 def example(n: int = 300, *, seed: int = 0, decimals: int = 2) -> tuple[np.ndarray, np.ndarray]:

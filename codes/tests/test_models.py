@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+
 from ecg.artifacts import UserError
 from ecg.models import MODELS, build
 from ecg.models.layers import ConcatPool
 from ecg.models.resnet1d import ResNet1D
 from ecg.models.xresnet1d import SelfAttention
-from torch import nn
-from torch.nn import functional
 
 META = {
     "fs": 100,

@@ -11,6 +11,7 @@ from textwrap import dedent
 import pandas as pd
 import pytest
 from conftest import CODES, Demo
+
 from ecg.artifacts import UserError
 from ecg.stages import command_line, find_stages, make_jobs
 from run_all import DEMO, Settings, run_all

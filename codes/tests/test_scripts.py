@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import CODES
+
 from ecg.stages import find_flags
 
 NUMBERED = sorted(path.name for path in CODES.glob("[0-9][0-9]_*.py"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from ecg.metrics import multilabel_metrics
 from ecg.stats import delong, delong_p, holm, interval, mcnemar_exact, patient_weights
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+
 from ecg import synthetic
 from ecg.artifacts import ROOT, UserError
 from ecg.download import wrong_files

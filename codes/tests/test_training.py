@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from ecg.artifacts import ROOT, UserError
 from ecg.augmentation import add_noise, augment_batch, drop_leads, mixup, scale_amplitude
 from ecg.data import load_signals, preprocess
