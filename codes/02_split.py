@@ -1,7 +1,7 @@
 """Superclass labels and patient-safe splits.
 
 Reads:  PTB-XL/ptbxl_database.csv PTB-XL/scp_statements.csv
-Writes: artifacts/ptbxl_{train,val,test}.csv
+Writes: artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
 Run:    python codes/02_split.py
 """
 

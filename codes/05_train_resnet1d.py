@@ -1,6 +1,7 @@
 """Train ResNet1D without augmentation on random crops; predict validation and test.
 
-Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/signals/{signals.npy,records.csv,meta.json}
+Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
+        artifacts/signals/{signals.npy,records.csv,meta.json}
 Writes: artifacts/resnet_standard/{config.json,history.csv,history.png,metrics.csv,best.pt,last.pt}
         artifacts/resnet_standard/predictions_{val,test}.{csv,npy}
 Run:    python codes/05_train_resnet1d.py

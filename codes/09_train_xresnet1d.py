@@ -1,6 +1,7 @@
 """Train XResNet1D without augmentation on random crops; predict validation and test.
 
-Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/signals/{signals.npy,records.csv,meta.json}
+Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
+        artifacts/signals/{signals.npy,records.csv,meta.json}
 Writes: artifacts/xresnet_standard/{config.json,history.csv,history.png,metrics.csv,best.pt,last.pt}
         artifacts/xresnet_standard/predictions_{val,test}.{csv,npy}
         artifacts/xresnet_standard/lr_finder.{csv,png}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -36,7 +37,8 @@ def run(stage: Callable[..., Any], settings: type, description: str) -> None:
 
     A `UserError` ends in one line on standard error and exit code 2, never in a traceback.
     """
-    values = tyro.cli(settings, description=description)
+    # a blank line before each field of the docstring, or the help page would join them
+    values = tyro.cli(settings, description=re.sub(r"\n(?=(Writes|Run):)", "\n\n", description))
     with user_errors():
         stage(**vars(values))
 
@@ -57,6 +59,12 @@ def user_errors() -> Iterator[None]:
 def _complain(message: str, code: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def check_at_least(flag: str, value: float, least: float) -> None:
+    """Raise a `UserError` if a setting is too small to mean anything."""
+    if not value >= least:
+        raise UserError(f"{flag} is {value}, must be at least {least}")
 
 
 def require(path: Path, made_by: str) -> Path:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ecg.artifacts import UserError, atomic, read_json, read_table, require, write_csv, write_json
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
-from ecg.labels import LEADS, SPLITS, read_split
+from ecg.labels import LEADS, SPLITS, read_split, read_split_facts
 
 DURATION = 10  # seconds of a PTB-XL record
 UV_PER_MV = 1000  # stored signals are int16 microvolts, which is also PTB-XL's own resolution
@@ -158,7 +158,11 @@ def preprocess(
         "unit": "uV",
         "filter": {"low": band[0], "high": band[1], "order": 3},
         "limit_mv": limit_mv,
+        "splits": read_split_facts(artifacts),
     }
+    most_mv = np.iinfo(np.int16).max / UV_PER_MV
+    if limit_mv > most_mv:
+        raise UserError(f"--limit-mv is {limit_mv}, must be at most {most_mv}, where int16 microvolts end")
     try:
         steps = preprocessor(meta)
     except ValueError as error:
@@ -263,6 +267,8 @@ def load_signals(artifacts: Path) -> Signals:
     meta = read_json(folder / "meta.json", made_by=MADE_BY)
     if tuple(meta["leads"]) != LEADS or meta["unit"] != "uV":
         raise UserError(f"{folder / 'meta.json'}: leads {meta['leads']} in {meta['unit']}: run {MADE_BY} again")
+    if meta["splits"] != read_split_facts(artifacts):  # its mean and deviation are of other training records
+        raise UserError(f"{folder} was made for other splits than ptbxl_*.csv: run {MADE_BY} again")
     ecg_id = read_table(folder / "records.csv", made_by=MADE_BY, columns=("row", "ecg_id")).ecg_id.to_numpy()
     array = np.load(require(folder / "signals.npy", MADE_BY), mmap_mode="r")
     if array.shape != (len(ecg_id), len(LEADS), meta["n_samples"]) or array.dtype != np.int16:

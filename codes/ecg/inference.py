@@ -29,7 +29,10 @@ def pick_device(device: str) -> torch.device:
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the processor or GPU multiplies in it, float32 elsewhere."""
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # PyTorch has no public question for this; emulated bf16 would be slower than fp32
+            native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         precision = "bf16" if native else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 

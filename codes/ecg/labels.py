@@ -3,14 +3,15 @@
 Every list that has an order is written here once and nowhere else.
 """
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ecg.artifacts import UserError, read_table, write_csv
+from ecg.artifacts import UserError, read_json, read_table, write_csv, write_json
 
 CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 CLASS_NAMES = {
@@ -130,6 +131,7 @@ def make_splits(
 ) -> None:
     """Write `ptbxl_{train,val,test}.csv`: the records that have a superclass, with their labels.
 
+    `ptbxl_splits.json` beside them states how they were made; everything made from them carries it.
     `shuffle_labels` deals the labels out anew among all records: the negative control on which nothing can learn.
     """
     database = read_database(data)
@@ -139,19 +141,27 @@ def make_splits(
     parts = assign_split(database, split=split)
     table = pd.concat([database, labels, single_label(labels)], axis=1)[list(SPLIT_COLUMNS)]
     has_class = labels.any(axis=1)
-    rows = []
+    rows, digest = [], hashlib.sha256()
     for name in SPLITS:
         part = table[has_class & (parts == name)]
         if part.empty:
             raise UserError(f"{data}: no record with a superclass falls into {name} under --split {split}")
         write_csv(part, artifacts / f"ptbxl_{name}.csv")
+        digest.update(part[["ecg_id", *CLASSES]].to_csv().encode())
         counts = {"split": name, "records": len(part), "patients": part.patient_id.nunique()}
         rows.append(counts | part[list(CLASSES)].sum().to_dict() | {"exactly one": (part.label != "").sum()})
+    facts = {"split": split, "label_policy": label_policy, "shuffle_labels": shuffle_labels}
+    write_json(facts | {"classes": CLASSES, "sha256": digest.hexdigest()}, artifacts / "ptbxl_splits.json")
     folds = database.strat_fold.value_counts().sort_index()
     print(f"{len(database)} records; {(~has_class).sum()} without a superclass are left out")
     print("superclasses: " + ", ".join(f"{name} {n}" for name, n in labels.sum().items()))
     print("strat_fold:   " + ", ".join(f"{fold}: {n}" for fold, n in folds.items()))
     print(pd.DataFrame(rows).to_string(index=False))
+
+
+def read_split_facts(artifacts: Path) -> dict[str, Any]:
+    """Return how the splits of an artifacts folder were made; equal facts mean equal records and labels."""
+    return read_json(artifacts / "ptbxl_splits.json", made_by="codes/02_split.py")
 
 
 def read_split(artifacts: Path, name: str) -> pd.DataFrame:

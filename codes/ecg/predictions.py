@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ecg.artifacts import UserError, read_json, read_table, write_csv, write_npy
-from ecg.labels import CLASSES, SPLITS, read_split
+from ecg.labels import CLASSES, SPLITS, read_split, read_split_facts
 from ecg.metrics import macro_auc, per_class_auc
 
 
@@ -101,9 +101,12 @@ def find_runs(artifacts: Path) -> list[Run]:
 def read_labelled(artifacts: Path, folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (labels, probabilities) of one split, both indexed by the same ecg_ids in the same order.
 
-    `labels` is the table of `codes/02_split.py`; every predicted record must stand in it.
+    `labels` is the table of `codes/02_split.py`, which must be the one the run was trained with.
     """
     assert split in SPLITS
+    config = read_json(folder / "config.json", made_by="the training script again")
+    if "signals" in config and config["signals"]["splits"] != read_split_facts(artifacts):
+        raise UserError(f"{folder} was trained with other splits than ptbxl_*.csv: run its training script again")
     labels = read_split(artifacts, split).set_index("ecg_id")
     probability = read_predictions(folder, split)
     strangers = probability.index.difference(labels.index)

@@ -6,6 +6,8 @@ generators and ends with the same weights as one that was not.
 
 import hashlib
 import json
+import os
+import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +21,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ecg.artifacts import Folders, UserError, atomic, write_csv, write_json
+from ecg.artifacts import Folders, UserError, atomic, check_at_least, write_csv, write_json
 from ecg.augmentation import augment_batch, mixup
 from ecg.data import Signals, available, load_signals
 from ecg.inference import Precision, Task, autocast, pick_device, pick_dtype, predict, to_millivolt
@@ -162,7 +164,7 @@ def find_lr(
 ) -> tuple[pd.DataFrame, float]:
     """Raise the learning rate exponentially from 1e-7 to 10 and watch the loss (Smith 2017); spoils the weights.
 
-    Returns the curve (lr, loss smoothed with decay .98) and the suggestion of fastai's "valley" rule: two thirds into
+    Returns the curve (lr, loss smoothed with decay .98) and the suggestion of fastai's "valley" rule: half-way down
     the longest falling run of the curve.
     """
     rng, noise = generators(seed, 0, trainer.device)
@@ -191,7 +193,7 @@ def find_lr(
 
 
 def valley(lr: np.ndarray, loss: np.ndarray) -> float:
-    """Return the rate two thirds into the longest decreasing subsequence of `loss`, counted as fastai counts it."""
+    """Return the rate half-way through the longest decreasing subsequence of `loss`, counted as fastai counts it."""
     if len(loss) == 0:
         raise UserError("the learning-rate finder's loss diverged at once: give --lr")
     length = np.ones(len(loss), int)  # of the longest decreasing subsequence that ends here
@@ -225,14 +227,19 @@ def train(*, model: str, name: str, **values: Any) -> None:
     folder = run_folder(settings.artifacts, name, settings.seed)
     signals = load_signals(settings.artifacts)
     crop = round(settings.crop_seconds * signals.fs)
-    if settings.epochs < 1 or settings.batch_size < 2:
-        raise UserError("--epochs must be at least 1 and --batch-size at least 2")
+    least = {"epochs": 1, "batch_size": 2, "patience": 1, "seed": 0, "lr": 0, "weight_decay": 0, "average": 0}
+    for field, value in least.items():
+        check_at_least(f"--{field.replace('_', '-')}", getattr(settings, field), value)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training on several devices is not built yet: run without torchrun")
     if not signals.fs <= crop <= signals.array.shape[-1]:
         raise UserError(f"--crop-seconds {settings.crop_seconds} must be between 1 and the record's length")
     splits = {part: load_split(settings.artifacts, signals, part, settings.task) for part in SPLITS}
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.precision, device)
-    torch.backends.cudnn.deterministic = True
+    if device.type == "cuda":  # the same bits again on the same GPU, where an operation has such a version
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
     def new_trainer(lr: float) -> Trainer:
         torch.manual_seed(settings.seed)
@@ -300,14 +307,20 @@ def train(*, model: str, name: str, **values: Any) -> None:
           f"{time.perf_counter() - started:.0f} s; results in {folder}")  # fmt: skip
 
 
-def _fingerprint(facts: dict[str, Any], splits: dict[str, Split]) -> str:
+def _fingerprint(facts: dict[str, Any], splits: dict[str, Split]) -> dict[str, str]:
     """What must be equal for `last.pt` to be the beginning of this very training: settings, data and code."""
     here = Path(__file__).parent
-    sources = [here / "training.py", here / "augmentation.py", *sorted((here / "models").glob("*.py"))]
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    stable = {k: v for k, v in facts.items() if k not in ("date", "hardware", "versions")}
-    records = [split.ecg_id.tolist() for split in splits.values()]
-    return json.dumps([stable, records, code], sort_keys=True, default=str)
+    names = ("training", "augmentation", "inference", "data", "metrics")
+    sources = [*(here / f"{name}.py" for name in names), *sorted((here / "models").glob("*.py"))]
+    code = b"".join(path.read_bytes() for path in sources)
+    # test labels are left out: they have no part in training
+    records = b"".join(splits[part].ecg_id.tobytes() for part in SPLITS)
+    labels = splits["train"].target.tobytes() + splits["val"].target.tobytes()
+    parts = {key: value for key, value in facts.items() if key not in ("date", "hardware", "versions", "settings")}
+    parts |= facts["settings"] | {"records": records.hex(), "labels": labels.hex(), "code": code.hex()}
+    return {
+        key: hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16] for key, value in parts.items()
+    }
 
 
 def _fit(
@@ -317,7 +330,7 @@ def _fit(
     settings: TrainingSettings,
     crop: int,
     checkpoint: Path,
-    fingerprint: str,
+    fingerprint: dict[str, str],
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train up to the last epoch or until patience ends, from `checkpoint` if it is of this training."""
     best: dict[str, Any] = {"auc": -1.0, "epoch": 0, "weights": {}}
@@ -326,7 +339,7 @@ def _fit(
     if state:
         trainer.load(state)
         best, history = state["best"], state["history"]
-        print(f"resumes after epoch {len(history)} from {checkpoint}")
+        print(f"resumes after epoch {len(history)} from {checkpoint} (delete it to train anew)")
     train_rows = len(splits["train"].rows)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.patience:
@@ -360,15 +373,21 @@ def _fit(
             f"{row['seconds']:.1f} s, {left:.0f} s left",
             flush=True,
         )
+    if not best["weights"]:
+        raise UserError("no epoch had a validation AUC: ptbxl_val.csv needs records with and without each superclass")
     return best, pd.DataFrame(history)
 
 
-def _read_checkpoint(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any] | None:
+def _read_checkpoint(path: Path, fingerprint: dict[str, str], device: torch.device) -> dict[str, Any] | None:
     """Return the state in `path` if it belongs to this training; None if there is none or it is another's."""
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): delete it") from None
-    return state if state["fingerprint"] == fingerprint else None
+        different = [key for key in fingerprint if state["fingerprint"].get(key) != fingerprint[key]]
+    except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): delete it") from None
+    if different:
+        print(f"{path} is of a training with another {', '.join(different)}: begins anew")
+        return None
+    return state

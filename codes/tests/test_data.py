@@ -221,3 +221,9 @@ def test_a_record_of_another_rate_is_refused_by_name(ptbxl):
     name = pd.read_csv(ptbxl / "ptbxl_database.csv", low_memory=False).filename_lr.iloc[0]
     with pytest.raises(RecordError, match="100 Hz, expected 500"):
         read_record(ptbxl / name, fs=500, n_samples=5000)
+
+
+def test_a_limit_beyond_what_int16_microvolts_hold_is_refused(few):
+    data, artifacts = few
+    with pytest.raises(UserError, match=r"--limit-mv.*32\.767"):
+        preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"limit_mv": 40.0})

@@ -67,7 +67,7 @@ def test_a_model_size_is_an_argument():
         return sum(p.numel() for p in ResNet1D(24, 5, **arguments).parameters()) / 1e6
 
     assert 0.3 < size() < 0.5
-    assert 8.0 < size(widths=(128, 256, 384, 512), depth=2, kernels=(7, 5)) < 9.4
+    assert 8.6 < size(widths=(64, 128, 256, 512), depth=2, kernels=(7, 7)) < 8.8
 
 
 def test_two_dimensional_kernels_compute_the_one_dimensional_convolution():

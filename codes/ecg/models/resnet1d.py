@@ -29,7 +29,7 @@ class ResNet1D(nn.Sequential):
     """(B, n_channels, 1, T) -> (B, n_classes).
 
     `widths`: channels per stage; each stage but the first halves T. `depth`: blocks per stage. The default has
-    0.4 M weights; `widths=(128, 256, 384, 512), depth=2, kernels=(7, 5)` has 8.6 M.
+    0.4 M weights; `widths=(64, 128, 256, 512), depth=2, kernels=(7, 7)` has 8.7 M.
     """
 
     def __init__(
