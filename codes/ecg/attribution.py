@@ -1,0 +1,531 @@
+"""Which leads and moments a network's answer rests on, and whether such pictures deserve belief.
+
+Attributions are taken with respect to the channels that the network computes on, behind its front end: the
+standardised leads and their standardised time derivatives. So the share of either kind can be measured. What is
+explained is the logit of a record's class, averaged over windows that cover the record end to end once.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from captum.attr import IntegratedGradients, Saliency
+from matplotlib.figure import Figure
+from scipy.ndimage import uniform_filter1d
+from scipy.stats import binomtest, rankdata
+from tqdm import tqdm
+
+from ecg.artifacts import UserError, read_json, write_csv
+from ecg.data import UV_PER_MV, Signals, load_signals
+from ecg.inference import Task, pick_device, predict, window_starts
+from ecg.labels import CLASSES, LEADS
+from ecg.models import build
+from ecg.models.layers import Network
+from ecg.plots import COLOURS, LEGEND_BELOW, ecg_paper, panels, save_figure
+from ecg.predictions import read_labelled
+from ecg.predictor import load_network
+from ecg.stats import interval
+from ecg.synthetic import planted_mask
+
+Method = Literal["saliency", "integrated_gradients"]
+MADE_BY = "codes/05_train_resnet1d.py"  # for the default run
+METHODS: tuple[Method, ...] = ("saliency", "integrated_gradients")
+KINDS = ("signal", "derivative")
+PASS = 64  # windows in one pass through the network
+RANDOMISED = "randomised weights: rank correlation"
+OWN_SIZE = "signal's own size: rank correlation"
+BLOCK_S = 0.1  # seconds of one lead that the deletion test removes together
+FRACTIONS = (0.1, 0.2)  # of all blocks
+RANDOM_DRAWS = 2  # random deletions per record
+REPLICATES = 2000  # of the bootstrap
+ALIKE = 0.5  # a rank correlation above it: two pictures that a reader would call the same
+IMPORTANCE_COLUMNS = ("class", "method", "lead", "kind", "share", "ci_low", "ci_high", "n")
+SANITY_COLUMNS = ("check", "method", "setting", "value", "ci_low", "ci_high", "reference", "n", "verdict")
+
+
+def explain(
+    *,
+    data: Path,
+    artifacts: Path,
+    run: str,
+    records_per_class: int,
+    drawn_per_class: int,
+    steps: int,
+    seed: int,
+    device: str,
+) -> None:
+    """Write the tables and figures of `codes/13_interpretability.py`; of `data` only planted signs are read."""
+    if min(records_per_class, steps) < 1 or drawn_per_class < 0:
+        raise UserError("--records-per-class and --steps must be at least 1, --drawn-per-class at least 0")
+    folder, source = artifacts / "interpretability_results", artifacts / run
+    network, config = load_frozen(source, pick_device(device))
+    signals = load_signals(artifacts)
+    if config["signals"]["fs"] != signals.fs:
+        raise UserError(f"{source} was trained at {config['signals']['fs']} Hz, artifacts/signals/ has {signals.fs} Hz")
+    chosen = choose_records(*read_labelled(artifacts, source, "test"), per_class=records_per_class)
+    if chosen.empty:
+        raise UserError(f"{source} classifies no test record of one superclass correctly: nothing to explain")
+    counts = ", ".join(f"{name} {(chosen['class'] == name).sum()}" for name in CLASSES)
+    print(f"{run}: correctly classified records of one superclass, one per patient, to explain: {counts}")
+
+    millivolt = signals.millivolt(chosen.ecg_id.to_numpy())
+    target = chosen["class"].map(CLASSES.index).to_numpy()
+    window = config["window"]
+    maps, deltas = {}, {}
+    for method in METHODS:
+        maps[method], deltas[method] = attribute(
+            network, millivolt, target, method=method, window=window, steps=steps, progress=True
+        )
+    importance = pd.concat([lead_importance(maps[m], chosen["class"], m, seed=seed) for m in METHODS])
+    drawn = choose_drawn(chosen, drawn_per_class)
+    sanity = [completeness(maps["integrated_gradients"], deltas["integrated_gradients"], steps=steps, seed=seed)]
+    fresh = fresh_network(config, seed=seed).to(next(network.parameters()).device)
+    some = choose_drawn(chosen, 2)
+    sanity += randomisation(
+        network, fresh, millivolt[some], target[some], {m: maps[m][some] for m in METHODS}, window, -(-steps // 2), seed
+    )
+    heats = {method: np.abs(maps[method]).sum(axis=1) for method in METHODS}  # (n, 12, T)
+    sanity += deletion(network, millivolt, target, heats, signals.fs, window, config["task"], seed)
+    if (data / "planted_signs.csv").exists():
+        where = zip(chosen.ecg_id, chosen["class"], strict=True)
+        masks = [planted_mask(data, ecg_id, name, rate=signals.fs) for ecg_id, name in where]
+        sanity += pointing(heats, np.stack(masks), chosen["class"], seed)
+    table = pd.DataFrame(sanity, columns=list(SANITY_COLUMNS))
+
+    for old in folder.glob("example_*.png"):  # of another choice of records
+        old.unlink()
+    write_csv(importance.round(5), folder / "lead_importance.csv")
+    write_csv(table.round(5), folder / "sanity_checks.csv")
+    write_csv(_draw_examples(chosen, drawn, millivolt, maps, deltas, signals, folder), folder / "examples.csv")
+    save_figure(plot_importance(importance, run), folder / "lead_importance.png")
+    save_figure(plot_sanity(table, run), folder / "sanity_checks.png")
+    with pd.option_context("display.width", 250, "display.max_colwidth", 90):
+        print(table.round(3).to_string(index=False))
+    print(f"{len(drawn) * len(METHODS)} records drawn; all of it in {folder}")
+
+
+def load_frozen(folder: Path, device: torch.device) -> tuple[Network, dict[str, Any]]:
+    """Return the trained network of a run folder, frozen and in evaluation mode, and the run's `config.json`."""
+    config = read_json(folder / "config.json", made_by=f"the script that trains {folder.name}, such as {MADE_BY}")
+    if "window" not in config:
+        raise UserError(f"--run {folder.name} is not a network: gradients need one of codes/05 to 10")
+    if tuple(config["classes"]) != CLASSES or tuple(config["leads"]) != LEADS:
+        raise UserError(f"{folder / 'config.json'}: classes or leads are in another order; train this run again")
+    return load_network(folder, config).to(device).requires_grad_(False), config
+
+
+def fresh_network(config: dict[str, Any], *, seed: int) -> Network:
+    """Return the network of a run as it was before training, from another seed; no global generator is moved."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 + seed)  # not the seed the run itself began with
+        network = build(config["model"], config["signals"], derivatives=config["derivatives"])
+    return network.eval().requires_grad_(False)
+
+
+def choose_records(labels: pd.DataFrame, probability: pd.DataFrame, *, per_class: int) -> pd.DataFrame:
+    """Return the records to explain: class, ecg_id, probability; classes in order, most confident first.
+
+    Candidates have exactly one superclass, the arg-max is right, and of each patient there is only the first
+    record, so that records are independent. Of them `per_class` are taken at equal steps from the most to the least
+    confident, so that averages are not of the easiest ones alone. Nothing is random.
+    """
+    answer = np.asarray(CLASSES)[probability[list(CLASSES)].to_numpy().argmax(axis=1)]
+    right = labels[(labels.label != "") & (labels.label == answer)].sort_index()
+    right = right[~right.patient_id.duplicated()]
+    tables = []
+    for name in CLASSES:
+        p = probability.loc[right.index[right.label == name], name].sort_values(ascending=False, kind="stable")
+        steps = np.linspace(0, len(p) - 1, min(per_class, len(p))).round().astype(int)
+        tables.append(pd.DataFrame({"class": name, "ecg_id": p.index[steps], "probability": p.to_numpy()[steps]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def choose_drawn(chosen: pd.DataFrame, per_class: int) -> np.ndarray:
+    """Return rows of `chosen`, `per_class` of each class: from the most confident to the median one."""
+    rows = []
+    for index in chosen.groupby("class", sort=False).indices.values():
+        steps = np.linspace(0, len(index) // 2, min(per_class, len(index))).round().astype(int)
+        rows += index[np.unique(steps)].tolist()
+    return np.array(sorted(rows), dtype=int)
+
+
+def attribute(
+    network: Network,
+    millivolt: np.ndarray,
+    target: np.ndarray,
+    *,
+    method: Method,
+    window: int,
+    steps: int = 16,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return signed attributions (n, 2, 12, T), kinds and leads in the order of KINDS and LEADS, and errors (n,).
+
+    `millivolt` (n, 12, T) float32, `target` (n,) the class to explain. `saliency` is the gradient (Simonyan et al.
+    2014). `integrated_gradients` (Sundararajan et al. 2017) goes from the zero signal, the isoelectric line, along
+    `steps` points of Gauss-Legendre quadrature, and adds up to the logit's difference between record and zero signal.
+    Errors are what the sum misses relative to that difference, or to one logit if the difference is smaller; nan for
+    saliency, which promises no sum.
+    Where a network has no derivative channels, their attribution is 0.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not known: use one of {METHODS}")
+    device = next(network.parameters()).device
+    starts = window_starts(millivolt.shape[-1], window, overlap=False)
+    baseline = network.frontend(torch.zeros(1, len(LEADS), min(window, millivolt.shape[-1]), device=device))
+    result = np.zeros((len(millivolt), len(KINDS), len(LEADS), millivolt.shape[-1]), np.float32)
+    errors = np.full(len(millivolt), np.nan)
+    pairs = zip(millivolt, target, strict=True)
+    for i, (record, label) in enumerate(tqdm(pairs, method, len(millivolt), disable=not progress, mininterval=1)):
+        windows = torch.from_numpy(np.stack([record[:, s : s + window] for s in starts])).to(device)
+        channels = network.frontend(windows).requires_grad_()  # (W, C, 1, window)
+        if method == "saliency":
+            values = Saliency(network.body).attribute(channels, target=int(label), abs=False)
+        else:
+            values = IntegratedGradients(network.body).attribute(
+                channels, baseline, target=int(label), n_steps=steps, internal_batch_size=max(PASS, len(starts))
+            )
+            with torch.inference_mode():
+                change = (network.body(channels) - network.body(baseline))[:, label].sum().item()
+            errors[i] = abs(values.sum().item() - change) / max(abs(change), len(starts))
+        values = values.detach().squeeze(2).unflatten(1, (-1, len(LEADS))).cpu().numpy()  # (W, kinds, 12, window)
+        for start, value in zip(starts, values, strict=True):  # the mean logit's attribution: exact where they overlap
+            result[i, : value.shape[0], :, start : start + window] += value / len(starts)
+    return result, errors
+
+
+def mean_interval(values: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over records of `values` (n, k) and its 95 % percentile bootstrap interval, (k,) each.
+
+    The interval is nan for fewer than three records.
+    """
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 3:
+        return values.mean(axis=0), *np.full((2, values.shape[1]), np.nan)
+    weight = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=REPLICATES) / n
+    return values.mean(axis=0), *interval((weight @ values).T)
+
+
+def lead_importance(maps: np.ndarray, classes: pd.Series, method: str, *, seed: int) -> pd.DataFrame:
+    """Return each channel's share of a record's absolute attribution, averaged over records of a class.
+
+    `maps` (n, 2, 12, T). Rows per class, lead and kind; kind `both` is the lead's sum, lead `all` the sum of the
+    leads, so that `all, derivative` is the derivative channels' share. Columns IMPORTANCE_COLUMNS.
+    """
+    mass = np.abs(maps).sum(axis=-1, dtype=np.float64)  # (n, 2, 12)
+    mass = mass / np.maximum(mass.sum(axis=(1, 2), keepdims=True), 1e-30)
+    mass = np.concatenate([mass, mass.sum(axis=1, keepdims=True)], axis=1)
+    mass = np.concatenate([mass, mass.sum(axis=2, keepdims=True)], axis=2)  # (n, 3, 13)
+    names = [(lead, kind) for kind in (*KINDS, "both") for lead in (*LEADS, "all")]
+    tables = []
+    for name in dict.fromkeys(classes):
+        of_class = mass[(classes == name).to_numpy()].reshape(-1, len(names))
+        share, low, high = mean_interval(of_class, seed=seed)
+        table = pd.DataFrame(names, columns=["lead", "kind"]).assign(share=share, ci_low=low, ci_high=high)
+        tables.append(table.assign(**{"class": name, "method": method, "n": len(of_class)}))
+    return pd.concat(tables, ignore_index=True)[list(IMPORTANCE_COLUMNS)]
+
+
+def _row(check: str, method: str, setting: str, values: np.ndarray, seed: int, **rest: Any) -> dict[str, Any]:
+    mean, low, high = mean_interval(np.asarray(values)[:, None], seed=seed)
+    row = {"check": check, "method": method, "setting": setting, "value": mean[0], "ci_low": low[0], "ci_high": high[0]}
+    return row | {"reference": np.nan, "n": len(values), "verdict": ""} | rest
+
+
+def completeness(maps: np.ndarray, errors: np.ndarray, *, steps: int, seed: int) -> dict[str, Any]:
+    """Return how far integrated gradients miss the sum they promise, relative to it, on average over records."""
+    row = _row("completeness error", "integrated_gradients", f"{steps} steps", errors, seed, reference=0.0)
+    return row | {"verdict": "holds" if row["value"] < 0.05 else "raise --steps"}
+
+
+def randomised(network: Network, fresh: Network, layers: int) -> Network:
+    """Return a copy of `network` whose last `layers` layers, from the output down, have the weights of `fresh`."""
+    copied = copy.deepcopy(network)
+    ours, theirs = list(copied.body.children()), list(fresh.body.children())
+    for mine, other in list(zip(ours, theirs, strict=True))[len(ours) - layers :]:
+        mine.load_state_dict(other.state_dict())
+    return copied
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation of two maps (n, ...) record by record, (n,); 0 where one is constant."""
+    result = []
+    for x, y in zip(a, b, strict=True):
+        x, y = (rankdata(v) - (v.size + 1) / 2 for v in (x, y))
+        norm = np.sqrt((x @ x) * (y @ y))
+        result.append(x @ y / norm if norm > 0 else 0.0)
+    return np.array(result)
+
+
+def randomisation(
+    network: Network,
+    fresh: Network,
+    millivolt: np.ndarray,
+    target: np.ndarray,
+    maps: dict[Method, np.ndarray],
+    window: int,
+    steps: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Compare the heat of the network with that of copies whose weights were thrown away from the output down.
+
+    The cascading model-parameter randomisation of Adebayo et al. (2018): an explanation that stays the same explains
+    the input and the architecture, not what was learned. The heat, an absolute value, is what a picture shows;
+    `signed` compares the attributions themselves. A further row per method compares the heat with the size of the
+    standardised signal, which says how much of the picture needs no network at all. `steps` may be fewer than those
+    of `maps`.
+    """
+    depth = len(list(network.body.children()))
+    levels = {"output layer": 1, "upper half": (depth + 1) // 2, "all layers": depth}
+    heats = {method: np.abs(values).sum(axis=1) for method, values in maps.items()}
+    rows = []
+    for name, layers in levels.items():
+        copied = randomised(network, fresh, layers)
+        for method, heat in heats.items():
+            values, _ = attribute(copied, millivolt, target, method=method, window=window, steps=steps)
+            alike = rank_correlation(heat, np.abs(values).sum(axis=1))
+            row = _row(RANDOMISED, method, name, alike, seed, reference=1.0)
+            if name == "all layers":
+                bound = row["value"] if np.isnan(row["ci_high"]) else row["ci_high"]
+                row["verdict"] = (
+                    "differs, as it must: the picture depends on what was learned"
+                    if bound < ALIKE
+                    else "too alike: much of the picture is input and architecture, not what was learned"
+                )
+            signed = rank_correlation(maps[method], values)
+            rows += [row, _row(f"{RANDOMISED}, signed", method, name, signed, seed, reference=1.0)]
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        channels = network.frontend(torch.from_numpy(millivolt).to(device)).squeeze(2).unflatten(1, (-1, len(LEADS)))
+    size = channels.abs().sum(dim=1).cpu().numpy()
+    for method, heat in heats.items():
+        alike = rank_correlation(heat, size)
+        rows.append(_row(OWN_SIZE, method, "no network", alike, seed, reference=0.0))
+    return rows
+
+
+def remove_blocks(signal: np.ndarray, blocks: np.ndarray, length: int) -> np.ndarray:
+    """Return `signal` (12, T) with some blocks of `length` samples bridged by straight lines; `blocks` (12, k) bool."""
+    at = np.arange(signal.shape[-1])
+    result = signal.copy()
+    for lead, gone in enumerate(blocks[:, at // length]):
+        result[lead, gone] = np.interp(at[gone], at[~gone], signal[lead, ~gone]) if not gone.all() else 0
+    return result
+
+
+def deletion(
+    network: Network,
+    millivolt: np.ndarray,
+    target: np.ndarray,
+    heats: dict[Method, np.ndarray],
+    fs: float,
+    window: int,
+    task: Task,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Remove the most attributed tenth and fifth of a record: does its class lose more than by chance?
+
+    Removed are blocks of one lead and BLOCK_S seconds, bridged by straight lines: single samples set to 0 would be
+    spikes that no network has seen. Controls are as many blocks at random, and those with the largest amplitude,
+    which a picture must beat to be worth more than "look at the QRS". The value is the fall of the class's
+    probability (Samek et al. 2017); `minus random` and `minus largest amplitude` are paired differences.
+    """
+    rng = np.random.default_rng(seed)
+    length = max(1, round(BLOCK_S * fs))
+    cuts = np.arange(0, millivolt.shape[-1], length)
+    scores = {method: np.add.reduceat(heat, cuts, axis=-1) for method, heat in heats.items()}  # (n, 12, k)
+    scores["largest amplitude"] = np.add.reduceat(np.abs(millivolt), cuts, axis=-1)
+    for i in range(RANDOM_DRAWS):
+        scores[f"random {i}"] = rng.random(scores["largest amplitude"].shape)
+
+    def probability(records: np.ndarray) -> np.ndarray:
+        where = {"window": window, "task": task, "device": next(network.parameters()).device, "overlap": False}
+        microvolt = np.rint(records * UV_PER_MV).astype(np.int16)
+        answer = predict(network, microvolt, np.arange(len(records)), **where, dtype=torch.float32, batch=16)
+        return answer[np.arange(len(records)), target]
+
+    whole = probability(millivolt)
+    rows = []
+    for fraction in FRACTIONS:
+        fall: dict[str, np.ndarray] = {}
+        for name, score in scores.items():
+            flat = score.reshape(len(score), -1)
+            count = round(fraction * flat.shape[1])
+            gone = np.zeros(flat.shape, bool)
+            np.put_along_axis(gone, np.argsort(-flat, axis=1, kind="stable")[:, :count], True, axis=1)
+            gone = gone.reshape(score.shape)
+            removed = np.stack([remove_blocks(x, b, length) for x, b in zip(millivolt, gone, strict=True)])
+            fall[name] = whole - probability(removed)
+        fall["random"] = np.mean([fall.pop(f"random {i}") for i in range(RANDOM_DRAWS)], axis=0)
+        share = f"{100 * fraction:.0f} % removed"
+        rows += [_row("deletion: fall of probability", name, share, values, seed) for name, values in fall.items()]
+        for method in heats:
+            for control in ("random", "largest amplitude"):
+                more = fall[method] - fall[control]
+                row = _row(f"deletion: minus {control}", method, share, more, seed, reference=0.0)
+                rows.append(row | {"verdict": _compare(row, "matters", control)})
+    return rows
+
+
+def _compare(row: dict[str, Any], verb: str, control: str) -> str:
+    if row["ci_low"] > row["reference"]:
+        return f"what is marked {verb} more than {control}"
+    if row["ci_high"] < row["reference"]:
+        return f"what is marked {verb} less than {control}"
+    return f"no difference from {control} is shown"
+
+
+def pointing(heats: dict[Method, np.ndarray], masks: np.ndarray, classes: pd.Series, seed: int) -> list[dict[str, Any]]:
+    """Compare the heat with where signs of the class were planted, `masks` (n, 12, T); for synthetic records only.
+
+    `mass`: the share of the heat inside, against the mask's share of the record, which is chance. `hit`: whether the
+    hottest sample lies inside (the pointing game of Zhang et al. 2018), with the exact binomial interval. Classes
+    without planted signs are left out.
+    """
+    rows = []
+    area = masks.mean(axis=(1, 2))
+    names = [name for name in dict.fromkeys(classes) if area[classes == name].any()]
+    for method, heat in heats.items():
+        mass = (heat * masks).sum(axis=(1, 2)) / np.maximum(heat.sum(axis=(1, 2)), 1e-30)
+        hottest = heat.reshape(len(heat), -1).argmax(axis=1)
+        hit = masks.reshape(len(masks), -1)[np.arange(len(masks)), hottest].astype(float)
+        for name in [*names, "all"] if names else []:
+            of_class = (area > 0) & ((classes == name) | (name == "all")).to_numpy()
+            chance = area[of_class]
+            row = _row("planted signs: mass", method, name, mass[of_class], seed, reference=chance.mean())
+            excess = _row("", "", "", mass[of_class] - chance, seed, reference=0.0)
+            rows.append(row | {"verdict": _compare(excess, "lies in the signs", "chance")})
+            row = _row("planted signs: hit", method, name, hit[of_class], seed, reference=chance.mean())
+            exact = binomtest(int(hit[of_class].sum()), len(chance)).proportion_ci()  # resampling 0 of 7 gives only 0
+            row |= {"ci_low": exact.low, "ci_high": exact.high}
+            rows.append(row | {"verdict": _compare(row, "lies in the signs", "chance")})
+    return rows
+
+
+def _draw_examples(
+    chosen: pd.DataFrame,
+    drawn: np.ndarray,
+    millivolt: np.ndarray,
+    maps: dict[Method, np.ndarray],
+    deltas: dict[Method, np.ndarray],
+    signals: Signals,
+    folder: Path,
+) -> pd.DataFrame:
+    """Write `example_CLASS_METHOD_N.png` for the drawn records; return the table of what they show."""
+    rows = []
+    numbers = chosen.loc[drawn].groupby("class").cumcount() + 1
+    for row, number in zip(drawn, numbers, strict=True):
+        record = chosen.loc[row]
+        for method in METHODS:
+            mass = np.abs(maps[method][row]).sum(axis=-1)  # (2, 12)
+            share, lead = mass[1].sum() / mass.sum(), LEADS[int(mass.sum(axis=0).argmax())]
+            name = f"example_{record['class']}_{method}_{number}.png"
+            title = (
+                f"{record['class']}, p = {record.probability:.2f}: {method.replace('_', ' ')} "
+                f"(derivative channels {100 * share:.0f} %)    ecg_id {record.ecg_id}"
+            )
+            figure = draw_attribution(millivolt[row], maps[method][row], signals.fs, title=title)
+            save_figure(figure, folder / name, dpi=100)
+            rows.append(
+                {"file": name, "class": record["class"], "method": method, "ecg_id": record.ecg_id}
+                | {"probability": record.probability, "derivative_share": round(float(share), 4), "top_lead": lead}
+                | {"completeness_error": deltas[method][row].round(4)}
+            )
+    columns = ["file", "class", "method", "ecg_id", "probability", "derivative_share", "top_lead", "completeness_error"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def draw_attribution(millivolt: np.ndarray, attribution: np.ndarray, fs: float, *, title: str = "") -> Figure:
+    """Return a 12-lead ECG on paper with its attribution (2, 12, T) as heat: the absolute sum of both kinds.
+
+    For the eye the heat is averaged over 50 ms, and the strongest hundredth of the samples shares the darkest colour.
+    """
+    heat = uniform_filter1d(np.abs(attribution).sum(axis=0), max(1, round(0.05 * fs)), axis=-1)
+    return ecg_paper(millivolt, fs, layout="12x1", heat=np.minimum(heat, np.quantile(heat, 0.99)), title=title)
+
+
+def plot_importance(importance: pd.DataFrame, run: str) -> Figure:
+    """Return bars of each lead's share per class and method, signal and derivative channels stacked."""
+    names = list(dict.fromkeys(importance["class"]))
+    title = f"Share of the absolute attribution per lead, {run}, correctly classified test records; 95 % intervals"
+    figure, axes = panels(len(names), len(METHODS), width=11, height=1.2 + 1.65 * len(names), title=title)
+    for i, name in enumerate(names):
+        for j, method in enumerate(METHODS):
+            axis = axes[i, j]
+            table = importance[(importance["class"] == name) & (importance.method == method)]
+            table = table.set_index(["kind", "lead"])
+            signal, derivative, both = (table.loc[kind].loc[list(LEADS)] for kind in (*KINDS, "both"))
+            axis.bar(LEADS, signal.share, color=COLOURS[0], label="signal channel")
+            axis.bar(LEADS, derivative.share, bottom=signal.share, color=COLOURS[4], label="derivative channel")
+            axis.errorbar(LEADS, both.share, _error(both, "share"), fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
+            axis.axhline(1 / len(LEADS), color="0.5", linewidth=0.8, linestyle=":")
+            part = table.share["derivative", "all"]
+            said = f"{name}, {method.replace('_', ' ')}: n = {both.n.iloc[0]}, derivatives {100 * part:.0f} %"
+            axis.set_title(said, fontsize=9)
+            axis.grid(axis="x", visible=False)
+        top = max(axis.get_ylim()[1] for axis in axes[i])
+        for axis in axes[i]:
+            axis.set_ylim(0, top)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), **LEGEND_BELOW)
+    return figure
+
+
+def plot_sanity(table: pd.DataFrame, run: str) -> Figure:
+    """Return the sanity checks as three panels; the third only where planted signs are known."""
+    planted = table.check.eq("planted signs: mass")
+    figure, axes = panels(1, 2 + planted.any(), width=10 + 3 * planted.any(), height=3.9, title=f"Sanity checks, {run}")
+    colours = dict(zip((*METHODS, "largest amplitude", "random"), (*COLOURS[:2], "0.45", "0.75"), strict=True))
+
+    axis = axes[0, 0]
+    for method in METHODS:
+        of_method = table[table.method == method].set_index("check")
+        for check, line in ((RANDOMISED, "-"), (f"{RANDOMISED}, signed", "--")):
+            rows = of_method.loc[[check]]
+            labels = ["trained", *(name.replace(" ", "\n") for name in rows.setting)]
+            style = {"color": colours[method], "linestyle": line, "marker": "o"}
+            axis.plot(labels, [1, *rows.value], **style, label=method.replace("_", " ") if line == "-" else None)
+            axis.errorbar(labels[1:], rows.value, _error(rows), fmt="none", ecolor=colours[method], capsize=3)
+        axis.axhline(of_method.value[OWN_SIZE], color=colours[method], linestyle=":", linewidth=1)
+    axis.set_ylim(-0.1, 1.05)
+    axis.set_title(
+        "weights thrown away, from the output down\n(dashed: signed; dotted: the signal's own size)", fontsize=9
+    )
+    axis.set_ylabel("rank correlation with the trained heat")
+    axis.legend(fontsize=8, frameon=False)
+
+    _grouped(axes[0, 1], table[table.check == "deletion: fall of probability"], colours)
+    axes[0, 1].set_title("most attributed parts removed", fontsize=9)
+    axes[0, 1].set_ylabel("fall of the class's probability")
+    axes[0, 1].set_ylim(top=1.25 * axes[0, 1].get_ylim()[1])  # room for the legend
+    axes[0, 1].legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
+    if planted.any():
+        rows = table[planted]
+        _grouped(axes[0, 2], rows, colours)
+        for i, (_, group) in enumerate(rows.groupby("setting", sort=False)):
+            axes[0, 2].hlines(group.reference.iloc[0], i - 0.45, i + 0.45, color="black", linewidth=1.2)
+        axes[0, 2].set_title("planted signs of disease (black: chance)", fontsize=9)
+        axes[0, 2].set_ylabel("share of the heat inside")
+    return figure
+
+
+def _error(table: pd.DataFrame, column: str = "value") -> np.ndarray:
+    """Return the lengths of error bars, (2, n); no bar where there is no interval."""
+    return np.nan_to_num(np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table[column].to_numpy()))
+
+
+def _grouped(axis: Any, table: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Draw value with interval as bars: a group per setting, a bar per method."""
+    settings, methods = list(dict.fromkeys(table.setting)), list(dict.fromkeys(table.method))
+    width = 0.8 / len(methods)
+    for j, method in enumerate(methods):
+        rows = table[table.method == method].set_index("setting").loc[settings]
+        at = np.arange(len(settings)) + (j - (len(methods) - 1) / 2) * width
+        axis.bar(at, rows.value, width, color=colours[method], label=method.replace("_", " "))
+        axis.errorbar(at, rows.value, _error(rows), fmt="none", ecolor="0.2", elinewidth=1, capsize=2)
+    axis.set_xticks(range(len(settings)), settings)
+    axis.grid(axis="x", visible=False)
+    axis.axhline(0, color="0.3", linewidth=0.8)
