@@ -23,7 +23,7 @@ class Settings(Folders):
     seed: int = 0
     """Seed of trees and kernels; seeds other than 0 get a folder of their own in the run's."""
     jobs: int = 0
-    """Threads to use; 0 takes every processor core."""
+    """Threads to use; 0 takes every processor core that this process may use."""
     trees: int = 500
     """Trees of the random forest."""
     boosting_rounds: int = 150

@@ -2,7 +2,8 @@
 
 Intervals: percentiles 2.5 and 97.5 over resamples of the patients, the same resamples for every run. A model
 with several seeds also has a row under its bare name: the mean over the seeds and the interval of that mean.
-Thresholds are chosen on the validation fold and then frozen.
+The calibration error (ece) has none: resampling can only raise it. Thresholds are chosen on the validation fold and
+then frozen.
 
 Reads:  artifacts/**/predictions_{val,test}.csv artifacts/**/config.json artifacts/**/history.csv
         artifacts/ptbxl_{val,test}.csv
@@ -14,7 +15,7 @@ Run:    python codes/11_plots_and_metrics.py
 from dataclasses import dataclass
 
 from ecg.artifacts import Folders, run
-from ecg.stats import plots_and_metrics
+from ecg.final_results import plots_and_metrics
 
 
 @dataclass(frozen=True)

@@ -9,25 +9,21 @@ Run:    python codes/run_all.py --demo
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from ecg.artifacts import ROOT, UserError, user_errors
 from ecg.execution import Folders, execute
-from ecg.stages import DATABASE, PLANTED, assign, choose, find_stages, make_jobs, parse_assignment
+from ecg.stages import DATABASE, PLANTED, assign, choose, find_stages, make_jobs
 
 CODES = Path(__file__).resolve().parent
 
-# What --demo changes: {stage (number or pattern): {flag: value}}. --set has the last word.
-DEMO: dict[str, dict[str, Any]] = {
-    "00": {"demo": True, "records": 800},
-    "0[5-9]": {"epochs": 8},
-    "10": {"epochs": 8},
-}
+# What --demo changes; --set has the last word.
+DEMO = ("00.demo=true", "00.records=800", "0[5-9].epochs=8", "10.epochs=8")
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,10 @@ class Settings:
     """Flags of single stages, such as 05.epochs=3 "0[6-9].epochs=2" "03.band=0.5 30" 03.strict=true."""
 
 
-def run_all(settings: Settings, *, codes: Path = CODES, demo: Mapping[str, Mapping[str, Any]] = DEMO) -> int:
+def run_all(settings: Settings, *, codes: Path = CODES, demo: Sequence[str] = DEMO) -> int:
     """Run what is stale of the numbered scripts in the folder `codes`; return the exit code.
 
-    `demo` has the flags that `--demo` gives to each stage. Whatever is misspelt is a `UserError` before anything runs.
+    `demo` is what `--demo` puts before `--set`. Whatever is misspelt is a `UserError` before anything runs.
     """
     if settings.start and settings.only:
         raise UserError("--from and --only: use one of them")
@@ -72,15 +68,8 @@ def run_all(settings: Settings, *, codes: Path = CODES, demo: Mapping[str, Mappi
         artifacts=(settings.artifacts or ROOT / "artifacts" / below).absolute(),
     )
     stages = find_stages(codes)
-    defaults = [(stage, flag, value) for stage, flags in demo.items() for flag, value in flags.items()]
-    jobs = make_jobs(
-        stages,
-        data=folders.data,
-        artifacts=folders.artifacts,
-        seeds=settings.seeds,
-        flags=assign(stages, [*(defaults if settings.demo else []), *map(parse_assignment, settings.set)]),
-        demo=settings.demo,
-    )
+    flags = assign(stages, [*(demo if settings.demo else ()), *settings.set])
+    jobs = make_jobs(stages, seeds=settings.seeds, flags=flags, demo=settings.demo)
 
     chosen, forced, reason = stages, [], ""
     if settings.only:
@@ -90,34 +79,24 @@ def run_all(settings: Settings, *, codes: Path = CODES, demo: Mapping[str, Mappi
         forced = choose(stages, [settings.start])[:1]
         chosen, reason = stages[stages.index(forced[0]) :], f"--from {settings.start}"
     selected = [job for job in jobs if job.stage in chosen]
+    decided = {job.name: reason for job in selected if job.stage in forced}
 
-    written = {path for job in selected for path in job.writes}
-    there = [tuple(path for path in job.matched if path in written or path.exists()) for job in selected]
-    selected = [replace(job, matched=paths) for job, paths in zip(selected, there, strict=True)]
+    written = {token for job in selected for token in job.writes}
     for job in selected:
-        missing = [p for p in (*job.reads, *job.folders) if p not in written and not p.exists()]
-        if missing:
-            makers = [other.stage.path.name for other in jobs if missing[0] in other.writes] or ["00_get_data.py"]
-            raise UserError(f"{job.stage.path.name} needs {missing[0]}: run codes/{makers[0]} first")
+        for token in job.stage.reads:
+            if "*" not in token and token not in written and not folders.locate(token).exists():
+                maker = next((j.stage.path.name for j in jobs if token in j.writes), "00_get_data.py")
+                raise UserError(f"{job.stage.path.name} needs {folders.locate(token)}: run codes/{maker} first")
 
     # A PTB-XL that lies there is never touched: only a synthetic one is made anew, and only by --demo.
-    complete = all((folders.data / token.partition("/")[2]).exists() for token in DATABASE)
-    synthetic = (folders.data / PLANTED.partition("/")[2]).exists()
-    get_data = [job.name for job in selected if job.stage.number == "00"]
-    done = get_data if complete and not (settings.demo and synthetic) else []
-    notice = ""
-    if get_data and not done and not settings.demo and not any(folders.data.glob("*.zip")):
-        notice = f"{folders.data} holds no PTB-XL: stage 00 downloads it from PhysioNet, 1.7 GB"
+    complete = all(folders.locate(token).exists() for token in DATABASE)
+    for job in selected:
+        if job.stage.number == "00" and complete and not (settings.demo and folders.locate(PLANTED).exists()):
+            decided[job.name] = ""
+        elif job.stage.number == "00" and not settings.demo and not any(folders.data.glob("*.zip")):
+            print(f"{folders.data} holds no PTB-XL: stage 00 downloads it from PhysioNet, 1.7 GB", flush=True)
 
-    return execute(
-        selected,
-        folders,
-        forced={job.name: reason for job in selected if job.stage in forced},
-        done=done,
-        parallel=settings.jobs,
-        dry_run=settings.dry_run,
-        notice=notice,
-    )
+    return execute(selected, folders, decided=decided, parallel=settings.jobs, dry_run=settings.dry_run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Models without a network: what a result has to beat, trained in about a minute and stored as plain numbers or skops.
 
 A baseline is its features of a record and a head on them. Choices inside (ridge penalty, calibration) are made by
-cross-validation over the patients of the training records; the validation and test records are only predicted.
+leaving out patients of the training records in turn; the validation and test records are only predicted.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from aeon.transformations.collection.convolution_based import MiniRocket
 from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ecg.artifacts import UserError, atomic, require, write_json
+from ecg.artifacts import UserError, atomic, check_at_least, require, write_json
 from ecg.custom_transformers import LeadStatistics
 from ecg.data import available, load_signals
 from ecg.inference import Task
@@ -35,6 +35,13 @@ from ecg.predictions import machine, run_folder, write_predictions, write_valida
 MADE_BY = "codes/04_train_baseline_ml.py"
 ALPHAS = np.logspace(2, 6, 13)  # ridge penalties; PTB-XL chooses 10^3 to 10^4
 FOLDS = GroupKFold(5)
+
+
+def cores() -> int:
+    """Return how many threads to use: the processors this process may run on, but no more than OMP_NUM_THREADS."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 
 
 class Naive:
@@ -102,10 +109,11 @@ class Rocket:
         self.parameters, self.coef, self.intercept, self.task = parameters, coef, intercept, task
 
     def features(self, millivolt: np.ndarray) -> np.ndarray:
-        return rocket_features(millivolt, self.parameters, jobs=os.cpu_count() or 1)
+        return rocket_features(millivolt, self.parameters, jobs=cores())
 
     def probability(self, features: np.ndarray) -> np.ndarray:
-        logits = features @ self.coef.T + self.intercept
+        # in float64: in float32 a record's answer would depend, in its sixth digit, on those it is asked with
+        logits = features @ self.coef.T.astype(np.float64) + self.intercept
         return expit(logits) if self.task == "multilabel" else softmax(logits, axis=1)
 
     def save(self, path: Path) -> None:
@@ -150,7 +158,12 @@ def train_baselines(
     logistic_c: float,
 ) -> None:
     """Fit every baseline on train, predict validation and test, leave `artifacts/baseline/<name>/`."""
-    jobs = jobs if jobs > 0 else os.cpu_count() or 1
+    for flag, value, least in (
+        *(("--seed", seed, 0), ("--jobs", jobs, 0), ("--trees", trees, 1), ("--boosting-rounds", boosting_rounds, 1)),
+        *(("--kernels", kernels, 84), ("--logistic-c", logistic_c, 1e-9)),
+    ):
+        check_at_least(flag, value, least)
+    jobs = jobs or cores()
     settings = {"trees": trees, "boosting_rounds": boosting_rounds, "kernels": kernels, "logistic_c": logistic_c}
     signals = load_signals(artifacts)
     tables = {split: available(artifacts, signals, split) for split in SPLITS}
@@ -244,12 +257,12 @@ def boosting(rounds: int, task: Task, *, seed: int) -> Any:
 def fit_ridge(x: np.ndarray, y: np.ndarray, *, task: Task, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (coef (5, p), intercept (5,)) of logits: ridge scores, then calibrated.
 
-    One penalty for all classes, by leave-one-out error. A ridge score is no probability: a logistic regression on the
+    One penalty for all classes, see `choose_penalty`. A ridge score is no probability: a logistic regression on the
     scores of training patients left out in turn makes it one (Platt 1999), with no look at the validation records.
     """
     target = 2.0 * (y if task == "multilabel" else np.eye(len(CLASSES))[y]).astype(np.float32) - 1
-    ridge = RidgeCV(ALPHAS).fit(x, target)
-    scores = cross_val_predict(Ridge(ridge.alpha_), x, target, groups=patients, cv=FOLDS)
+    ridge = Ridge(choose_penalty(x, target, patients)).fit(x, target)
+    scores = cross_val_predict(clone(ridge), x, target, groups=patients, cv=FOLDS)
     if task == "multilabel":
         fits = [LogisticRegression(C=1e4).fit(scores[:, [k]], y[:, k]) for k in range(len(CLASSES))]
         slope = np.diag([fit.coef_.item() for fit in fits])
@@ -258,6 +271,29 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, *, task: Task, patients: np.ndarray)
         fit = LogisticRegression(C=1e4).fit(scores, y)
         slope, shift = fit.coef_, fit.intercept_
     return slope @ ridge.coef_, slope @ ridge.intercept_ + shift
+
+
+def choose_penalty(x: np.ndarray, target: np.ndarray, patients: np.ndarray) -> float:
+    """Return the ridge penalty of ALPHAS with the least squared error on patients left out in turn.
+
+    `x` (n, p), `target` (n, k), `patients` (n,). No model is fitted again for it: with the hat matrix H, leaving out
+    the records g of a patient turns their residuals r into (I - H_gg)^-1 r (Cook & Weisberg 1982, for one record the
+    usual PRESS), and one eigendecomposition gives H for every penalty.
+    """
+    x, target = x - x.mean(axis=0), target - target.mean(axis=0)
+    if len(x) <= x.shape[1]:
+        size, basis = np.linalg.eigh(x @ x.T)
+        scores = basis * np.sqrt(np.maximum(size, 0))  # (n, n)
+    else:
+        size, basis = np.linalg.eigh(x.T @ x)
+        scores = x @ basis  # (n, p)
+    shrink = (1 / (np.maximum(size, 0) + ALPHAS[:, None])).astype(x.dtype)  # (13, n or p): H = scores shrink scores'
+    residual = target - scores @ (shrink[:, :, None] * (scores.T @ target))  # (13, n, k)
+    error = np.zeros(len(ALPHAS))
+    for rows in np.split(np.argsort(patients, kind="stable"), np.unique(np.sort(patients), return_index=True)[1][1:]):
+        hat = (scores[rows] * shrink[:, None]) @ scores[rows].T + 1 / len(x)  # (13, m, m); 1 / n is the intercept's
+        error += (np.linalg.solve(np.eye(len(rows)) - hat, residual[:, rows]) ** 2).sum(axis=(1, 2))
+    return float(ALPHAS[error.argmin()])
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, *, task: Task, c: float) -> tuple[np.ndarray, np.ndarray]:
@@ -280,8 +316,10 @@ def save_baseline(model: Baseline, folder: Path, config: dict[str, Any]) -> None
 
 def load_baseline(folder: Path, config: dict[str, Any]) -> Baseline:
     """Read back what `save_baseline` wrote; raise a `UserError` if it is missing, changed or of another version."""
-    if config["model"] not in BASELINES:
-        raise UserError(f"{folder / 'config.json'}: model {config['model']!r} is not known here")
+    if config.get("model") not in BASELINES:
+        raise UserError(f"{folder / 'config.json'}: model {config.get('model')!r} is not known here")
+    if "sha256" not in config:
+        raise UserError(f"{folder / 'config.json'}: there is no sha256 of the model file: run {MADE_BY} again")
     kind = BASELINES[config["model"]]
     path = require(folder / kind.file, MADE_BY)
     if _sha256(path) != config["sha256"]:

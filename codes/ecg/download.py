@@ -15,7 +15,6 @@ from tqdm import tqdm
 from ecg.artifacts import UserError, read_table
 
 PAGE = "https://physionet.org/content/ptb-xl/1.0.3/"
-FILES_URL = "https://physionet.org/files/ptb-xl/1.0.3/"
 ZIP_URL = (
     "https://physionet.org/static/published-projects/ptb-xl/"
     "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3.zip"
@@ -25,7 +24,6 @@ DATABASE = "ptbxl_database.csv"
 CHECKSUMS = "SHA256SUMS.txt"
 DEMO_MARK = "synthetic.json"
 DAT_BYTES = {"records100": 12 * 1000 * 2, "records500": 12 * 5000 * 2}  # 12 leads, 10 s, 16 bit
-SINGLE_FILES = 300  # up to so many wrong files are fetched one by one, more as the zip
 
 
 def demo_settings(folder: Path) -> dict[str, Any] | None:
@@ -116,13 +114,13 @@ def _wrong_sizes(folder: Path, paths: Iterable[str]) -> list[str]:
     return wrong
 
 
-def fetch_ptbxl(folder: Path, *, verify: bool = False, zip_url: str = ZIP_URL, files_url: str = FILES_URL) -> None:
+def fetch_ptbxl(folder: Path, *, verify: bool = False, zip_url: str = ZIP_URL) -> None:
     """Make `folder` hold PTB-XL 1.0.3; files that are right already are not touched.
 
     What is missing or wrong comes out of a zip that lies in `folder` (PTB-XL.zip or PhysioNet's own, with or
-    without a top folder), else from `files_url` one by one if it is little, else out of the zip at `zip_url`.
-    A stopped download is continued by the next call; every file appears whole or not at all, and
-    ptbxl_database.csv last. `verify` computes the SHA-256 of files already there too.
+    without a top folder), else out of the one at `zip_url`, which is deleted afterwards. A stopped download is
+    continued by the next call; every file appears whole or not at all, and ptbxl_database.csv last. `verify` computes
+    the SHA-256 of files already there too.
 
     Raises `UserError` if `folder` holds synthetic records, if PhysioNet cannot be reached, if a file's sum is not
     the one in SHA256SUMS.txt, or if the disk is too small.
@@ -135,25 +133,22 @@ def fetch_ptbxl(folder: Path, *, verify: bool = False, zip_url: str = ZIP_URL, f
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        archive = find_zip(folder)
-        if archive is None and (folder / CHECKSUMS).exists() and len(wrong) <= SINGLE_FILES:
-            _fetch_files(folder, wrong, files_url)
-        elif archive is None:
-            archive = fetch_zip(zip_url, folder / ZIP_NAME)
-            unpack(archive, folder)
+        given = find_zip(folder)
+        archive = given or fetch_zip(zip_url, folder / ZIP_NAME)
+        unpack(archive, folder)
+        if not given:
             archive.unlink()  # ours, and all that was in it is unpacked and checked
-        else:
-            unpack(archive, folder)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive} is damaged ({error}): delete it and run codes/00_get_data.py again") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"{folder}: the disk is full; make room and run codes/00_get_data.py again") from None
         raise
     still = wrong_files(folder, full=verify)
     if still:
-        source = archive.name if archive else files_url
         raise UserError(
-            f"{folder / still[0]} is missing or damaged ({len(still)} files), and {source} has no right one: "
-            f"delete {source if archive else CHECKSUMS} and run codes/00_get_data.py again"
+            f"{folder / still[0]} is missing or damaged ({len(still)} files), and {given or zip_url} has no right one: "
+            f"put PhysioNet's zip ({PAGE}) into {folder} as {ZIP_NAME} and run codes/00_get_data.py again"
         )
     print(f"{folder}: {_summary(folder, verify=verify)}; {len(wrong)} files were missing or wrong before")
 
@@ -184,36 +179,29 @@ def unpack(path: Path, folder: Path) -> None:
 
     Files stand where ptbxl_database.csv stands in the zip, or below it; others are left out.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _unpack(archive, path, folder)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run codes/00_get_data.py again") from None
-
-
-def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
-    names = [_inside(name) for name in archive.namelist() if not name.endswith("/")]
-    databases = [name for name in names if PurePosixPath(name).name == DATABASE]
-    if not databases:
-        raise UserError(f"{path} does not hold {DATABASE}: it is not PTB-XL")
-    top = min(databases, key=len).removesuffix(DATABASE)
-    members = {name.removeprefix(top): archive.getinfo(name) for name in names if name.startswith(top)}
-    digests = {}
-    if CHECKSUMS in members:
-        digests = parse_checksums(archive.read(members[CHECKSUMS]).decode("utf-8"))
-    wanted = [name for name, info in members.items() if _differs(folder / name, info, digests.get(name))]
-    needed = sum(members[name].file_size for name in wanted)
-    if needed > shutil.disk_usage(folder).free:
-        raise UserError(f"{folder}: {needed / 1e9:.1f} GB are needed to unpack {path.name}, and less is free")
-    wanted.sort(key=lambda name: (name == DATABASE, name))  # its presence says that the rest is there
-    for name in tqdm(wanted, desc=f"unpacking {path.name}", disable=None):
-        content = archive.read(members[name])
-        if name in digests and _sha256(content) != digests[name]:
-            raise UserError(
-                f"{name} in {path} does not have the SHA-256 that {CHECKSUMS} gives: delete the zip and "
-                "run codes/00_get_data.py again"
-            )
-        _write_whole(folder / name, content)
+    with zipfile.ZipFile(path) as archive:
+        names = [_inside(name) for name in archive.namelist() if not name.endswith("/")]
+        databases = [name for name in names if PurePosixPath(name).name == DATABASE]
+        if not databases:
+            raise UserError(f"{path} does not hold {DATABASE}: it is not PTB-XL")
+        top = min(databases, key=len).removesuffix(DATABASE)
+        members = {name.removeprefix(top): archive.getinfo(name) for name in names if name.startswith(top)}
+        digests = {}
+        if CHECKSUMS in members:
+            digests = parse_checksums(archive.read(members[CHECKSUMS]).decode("utf-8"))
+        wanted = [name for name, info in members.items() if _differs(folder / name, info, digests.get(name))]
+        needed = sum(members[name].file_size for name in wanted)
+        if needed > shutil.disk_usage(folder).free:
+            raise UserError(f"{folder}: {needed / 1e9:.1f} GB are needed to unpack {path.name}, and less is free")
+        wanted.sort(key=lambda name: (name == DATABASE, name))  # its presence says that the rest is there
+        for name in tqdm(wanted, desc=f"unpacking {path.name}", disable=None):
+            content = archive.read(members[name])
+            if name in digests and _sha256(content) != digests[name]:
+                raise UserError(
+                    f"{name} in {path} does not have the SHA-256 that {CHECKSUMS} gives: delete the zip and "
+                    "run codes/00_get_data.py again"
+                )
+            _write_whole(folder / name, content)
 
 
 def _differs(path: Path, info: zipfile.ZipInfo, digest: str | None) -> bool:
@@ -235,30 +223,6 @@ def _write_whole(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _fetch_files(folder: Path, paths: list[str], url: str) -> None:
-    """Fetch single files and put each in its place once its SHA-256 is right."""
-    import pooch
-    import requests
-
-    digests = parse_checksums((folder / CHECKSUMS).read_text(encoding="utf-8"))
-    pooch.get_logger().setLevel("WARNING")
-    for path in tqdm(sorted(paths, key=lambda p: (p == DATABASE, p)), desc="fetching files", disable=None):
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.part")
-        partial.unlink(missing_ok=True)
-        known = f"sha256:{digests[path]}" if path in digests else None
-        try:
-            pooch.retrieve(url.rstrip("/") + "/" + path, known_hash=known, fname=partial.name, path=partial.parent)
-            partial.replace(target)
-        except requests.RequestException as error:
-            raise _unreachable(url, error, folder) from None
-        except ValueError:  # pooch: the sum is not the known one
-            raise UserError(f"{path} from {url} does not have the SHA-256 that {CHECKSUMS} gives; try later") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def fetch_zip(url: str, path: Path) -> Path:

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 from ecg.labels import CLASSES
 
 CALIBRATION_BINS = 10
+WITHOUT_INTERVAL = ("ece",)  # why: see multilabel_metrics
 
 
 def per_class_auc(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -63,10 +64,11 @@ def multilabel_metrics(
 
     Per class and as the mean over the classes (`macro`): auc; ap (average precision); at `thresholds` (5,)
     f1, accuracy, sensitivity and specificity; brier, the mean squared error of the probability (Brier 1950);
-    ece, the expected calibration error with ten bins of equal width (Naeini et al. 2015), which noise can only
-    raise, so that its bootstrap interval lies too high. For the label `macro` also exact_match, the share of
-    records whose five answers are all right. A metric that the records leave undefined (a class without both
-    outcomes) is nan, and is left out of the mean.
+    ece, the expected calibration error with ten bins of equal width (Naeini et al. 2015). A resample adds noise to
+    each bin, and noise can only raise the ece: the percentiles of its replicates lie too high and may not even hold
+    the value, so it is reported without an interval. For the label `macro` also exact_match, the share of records
+    whose five answers are all right. A metric that the records leave undefined (a class without both outcomes) is
+    nan, and is left out of the mean.
     """
     labels, weight = np.asarray(labels, dtype=float), np.asarray(weight, dtype=float)
     called = probability >= thresholds

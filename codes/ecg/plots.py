@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from ecg.artifacts import atomic
 from ecg.labels import CLASSES, LEADS
 from ecg.metrics import CALIBRATION_BINS, calibration_bins
+from ecg.stats import holm
 
 # Okabe & Ito (2008): colours that colour-blind readers can tell apart; their yellow is too faint for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -300,10 +301,7 @@ def plot_calibration(predictions: Predictions, path: Path) -> None:
 def plot_histories(histories: dict[str, list[pd.DataFrame]], path: Path) -> None:
     """Write the training histories, a row per network; the first seed in full, the others pale."""
     if not histories:
-        figure, axes = panels(1, 1, width=5, height=1)
-        axes[0, 0].set_axis_off()
-        axes[0, 0].text(0.5, 0.5, "no network was trained", ha="center", va="center")
-        return save_figure(figure, path)
+        return _write_note("no network was trained", path)
     figure, axes = panels(len(histories), 4, width=12, height=0.4 + 2 * len(histories))
     for row, (model, tables) in zip(axes, histories.items(), strict=True):
         for table in tables[1:]:
@@ -413,18 +411,15 @@ def plot_confusion(matrices: dict[str, pd.DataFrame], path: Path) -> None:
 def plot_pairwise(pairs: pd.DataFrame, path: Path) -> None:
     """Write, for the macro label of both views, the AUC difference of all pairs of models as a matrix.
 
-    A cell says how much higher the macro AUC of its row is than that of its column; `*` where the 95 % interval of
-    the difference excludes 0, `†` where McNemar's test differs after Holm's correction (p < 0.05).
+    A cell says how much higher the macro AUC of its row is than that of its column; `*` where DeLong's test of that
+    difference, `†` where McNemar's test has p < 0.05, both after Holm's correction over all pairs of the view.
     """
     names = list(dict.fromkeys([*pairs.run_a, *pairs.run_b]))
     if not names:
-        figure, axes = panels(1, 1, width=5, height=1)
-        axes[0, 0].set_axis_off()
-        axes[0, 0].text(0.5, 0.5, "one model only: nothing to compare", ha="center", va="center")
-        return save_figure(figure, path)
-    shown = [short(name).removesuffix("/seed0") for name in names]
+        return _write_note("one model only: nothing to compare", path)
+    shown = [short(name) for name in names]
     size = 2.2 + 0.47 * len(names)
-    title = "Macro AUC of row minus column, test   * 95 % interval excludes 0   † McNemar p < .05 (Holm)"
+    title = "Macro AUC of row minus column, test; p < .05 after Holm's correction:  * DeLong  † McNemar"
     figure, axes = panels(1, 2, width=max(2 * size, 8), height=size + 0.5, title=title)
     macro = pairs[pairs.label == "macro"]
     limit = max(macro["diff"].abs().clip(upper=0.1).max(), 0.01)  # the naive floor spends no colour
@@ -432,10 +427,10 @@ def plot_pairwise(pairs: pd.DataFrame, path: Path) -> None:
         table = macro[macro["view"] == view]
         matrix = np.full((len(names), len(names)), np.nan)
         marks = {}
-        for row in table.itertuples():
+        for row, p_delong in zip(table.itertuples(), holm(table.p_delong).tolist(), strict=True):
             i, j = names.index(row.run_a), names.index(row.run_b)
             matrix[i, j], matrix[j, i] = row.diff, -row.diff
-            mark = "*" * (row.ci_low > 0 or row.ci_high < 0) + "†" * (row.p_holm < 0.05)
+            mark = "*" * (p_delong < 0.05) + "†" * (row.p_holm < 0.05)
             marks[i, j] = marks[j, i] = mark
         _heat_map(axis, matrix, cmap="PuOr", limits=(-limit, limit), text=None)
         for (i, j), mark in marks.items():
@@ -446,6 +441,13 @@ def plot_pairwise(pairs: pd.DataFrame, path: Path) -> None:
         axis.set_yticks(range(len(names)), shown, fontsize=7)
         n = f"n = {table.n.max()}" if len(table) else "no record"
         axis.set_title(f"{view} ({n}), in thousandths", fontsize=9)
+    save_figure(figure, path)
+
+
+def _write_note(text: str, path: Path) -> None:
+    figure, axes = panels(1, 1, width=5, height=1)
+    axes[0, 0].set_axis_off()
+    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center")
     save_figure(figure, path)
 
 

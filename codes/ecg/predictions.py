@@ -81,7 +81,8 @@ def read_predictions(folder: Path, split: str) -> pd.DataFrame:
 def find_runs(artifacts: Path) -> list[Run]:
     """Return every finished run below `artifacts`, in a fixed order.
 
-    A name ends in `/seed0` where the same model was also trained with other seeds.
+    A name ends in `/seed0` where the same model was also trained with other seeds. Raises `UserError` if the runs of
+    one model differ in more than the seed (device and precision aside).
     """
     folders = sorted(p.parent for p in artifacts.glob("**/predictions_test.csv"))
     folders = [f for f in folders if "demo" not in f.relative_to(artifacts).parts]
@@ -95,7 +96,23 @@ def find_runs(artifacts: Path) -> list[Run]:
             raise UserError(f"{folder / 'config.json'}: classes are {config['classes']}, not {list(CLASSES)}")
         name = folder.relative_to(artifacts).as_posix()
         runs.append(Run(f"{name}/seed0" if folder in several else name, folder, config))
+    _check_that_only_the_seed_differs(runs)
     return runs
+
+
+def _check_that_only_the_seed_differs(runs: list[Run]) -> None:
+    first: dict[str, tuple[Run, dict[str, Any]]] = {}
+    for run in runs:
+        settings = run.config.get("settings", {}) | {"task": run.config.get("task")}
+        settings = {key: value for key, value in settings.items() if key not in ("seed", "device", "precision")}
+        other, expected = first.setdefault(run.model, (run, settings))
+        for key in settings | expected:
+            if settings.get(key) != expected.get(key):
+                raise UserError(
+                    f"{run.folder / 'config.json'}: {key} is {settings.get(key)}, but {expected.get(key)} in "
+                    f"{other.name}. Only the seed may differ between runs of one model, which are averaged: "
+                    f"train {run.name} again with the same settings, or move its folder away"
+                )
 
 
 def read_labelled(artifacts: Path, folder: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:

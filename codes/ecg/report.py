@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ecg.artifacts import ROOT, atomic, read_json, read_table
-from ecg.labels import CLASS_NAMES, CLASSES, SPLITS, read_split
+from ecg.labels import CLASS_NAMES, CLASSES, SPLITS, read_split, read_split_facts
 from ecg.plots import short
 from ecg.predictions import find_runs
 from ecg.stages import Stage, find_stages
@@ -26,6 +26,7 @@ MADE_BY = "codes/11_plots_and_metrics.py"
 # written here but found in the scripts' docstrings.
 WHAT = {
     "ptbxl_*.csv": "records of one split: patient, labels, folds, file names",
+    "ptbxl_splits.json": "how the splits were made, and a fingerprint of them",
     "signals/signals.npy": "filtered signals, int16 microvolts (n_records, 12, n_samples)",
     "signals/records.csv": "row of signals.npy -> ecg_id",
     "signals/rejected.csv": "records that could not be used, with the reason",
@@ -113,6 +114,7 @@ def render(artifacts: Path, stages: list[Stage], *, synthetic: bool, with_exampl
         floor=_best(metrics[metrics.run.str.fullmatch("baseline/naive")]),
         classes=CLASS_NAMES,
         splits=_splits(artifacts),
+        facts=read_split_facts(artifacts) if page.has("ptbxl_splits.json") else {},
         signals=_signals(artifacts),
         runs=runs,
         common=common,
@@ -307,8 +309,8 @@ def index(artifacts: Path, stages: list[Stage]) -> str:
     lines = [
         "# What the scripts made",
         "",
-        "Written by `codes/14_report.py`; begin with [final_results/report.html](final_results/report.html). Signals,",
-        "tables of records, `last.pt` and pictures of single ECGs stay on the machine that made them, outside git.",
+        "Written by `codes/14_report.py`; begin with [final_results/report.html](final_results/report.html). What",
+        "shows or lists single records (signals, tables, predictions, example ECGs) and `last.pt` are not in git.",
     ]
     folder = None
     for path in files_of(artifacts):
@@ -318,9 +320,8 @@ def index(artifacts: Path, stages: list[Stage]) -> str:
             lines += ["", f"## {folder or 'In this folder'}", ""]
             lines += ["| file | what it is | made by | size |", "|---|---|---|---:|"]
         stage = made_by(name, stages)
-        what = next((text for pattern, text in WHAT.items() if fnmatchcase(name, pattern)), "")
         maker = f"`{stage.path.name}`" if stage else "–"
-        lines.append(f"| `{path.name}` | {what} | {maker} | {_size(path.stat().st_size)} |")
+        lines.append(f"| `{path.name}` | {describe(name)} | {maker} | {_size(path.stat().st_size)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -333,6 +334,11 @@ def files_of(artifacts: Path) -> Iterable[Path]:
         if path.is_file() and not hidden and parts[0] not in ("demo", "logs") and parts != ("README.md",):
             paths.append(path)
     return sorted(paths, key=lambda path: (path.relative_to(artifacts).parent.as_posix(), path.name))
+
+
+def describe(name: str) -> str:
+    """Return what WHAT says of a path below the artifacts folder, or nothing of a file that a user put there."""
+    return next((text for pattern, text in WHAT.items() if fnmatchcase(name, pattern)), "")
 
 
 def made_by(name: str, stages: list[Stage]) -> Stage | None:

@@ -6,7 +6,7 @@ A script declares its files once, in its docstring (a notebook in its first mark
     Writes: artifacts/signals/{signals.npy,meta.json}
 
 `PTB-XL/` stands for the data folder, `artifacts/` for the artifacts folder; braces expand as in a shell; a continued
-line is indented. Patterns are for Reads only and mean what earlier stages write. A folder ends in `/`.
+line is indented. Patterns are for Reads only and mean the files that are there. A folder ends in `/`.
 """
 
 import ast
@@ -18,14 +18,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import product
+from modulefinder import ModuleFinder
 from pathlib import Path
-from typing import Any
 
 from ecg.artifacts import UserError
 
 SEEDED = ("05", "06", "07", "08", "09", "10")  # the networks, trained once per seed
 DATABASE = ("PTB-XL/ptbxl_database.csv", "PTB-XL/scp_statements.csv", "PTB-XL/records100/")  # what 00 must leave
 PLANTED = "PTB-XL/planted_signs.csv"  # stands in a synthetic PTB-XL only
+PAGES = "artifacts/eda_plots"  # where a notebook's page goes
 SET_ELSEWHERE = {"data": "--data", "artifacts": "--artifacts", "seed": "--seeds"}  # seed: of the networks
 
 
@@ -44,7 +46,7 @@ class Stage:
     path: Path
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    modules: tuple[Path, ...]  # of this project, imported directly or by an import
+    sources: tuple[str, ...]  # the script, then what it imports of this project, directly or by an import
     flags: dict[str, Flag]
 
     @property
@@ -56,21 +58,16 @@ class Stage:
         return self.path.stem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """A stage as it is run once: with its folders, its flags and, for a network, its seed."""
+    """A stage as it is run once: with its flags and, for a network, its seed."""
 
     stage: Stage
-    seed: int | None
-    flags: dict[str, Any]
-    reads: tuple[Path, ...]  # files
-    matched: tuple[Path, ...]  # files that a pattern found; it takes those that are there
-    folders: tuple[Path, ...]  # read as a whole
-    writes: tuple[Path, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.stage.name}_seed{self.seed}" if self.seed else self.stage.name
+    name: str  # of its log and record
+    title: str
+    flags: dict[str, str | bool]
+    writes: tuple[str, ...]
+    after: tuple[str, ...]  # names of the jobs that write what it reads
 
 
 def find_stages(codes: Path) -> list[Stage]:
@@ -83,17 +80,17 @@ def find_stages(codes: Path) -> list[Stage]:
             declared = {"Reads": (), "Writes": DATABASE}
         else:
             declared = {name: tuple(_declared(prose, name, path)) for name in ("Reads", "Writes")}
-        patterns = [token for token in declared["Writes"] if "*" in token]
-        if patterns:
-            raise UserError(f"{path}: Writes: {patterns[0]!r} must be a file, not a pattern")
-        flags = find_flags(path, codes)
-        stages.append(Stage(path, declared["Reads"], declared["Writes"], _find_modules(script, path, codes), flags))
+        finder = ModuleFinder([str(codes)])  # follows imports inside functions too; runs nothing
+        finder.scan_code(compile(script, path, "exec"), finder.add_module("__main__"))
+        modules = sorted(Path(module.__file__) for module in finder.modules.values() if module.__file__)
+        sources = tuple(f"codes/{file.relative_to(codes).as_posix()}" for file in (path, *modules))
+        stages.append(Stage(path, declared["Reads"], declared["Writes"], sources, find_flags(path, codes)))
     return stages
 
 
 def find_flags(path: Path, codes: Path) -> dict[str, Flag]:
     """Return the fields of the dataclass that a script hands to `run(stage, Settings, __doc__)`."""
-    for node in ast.walk(_parse_file(path)) if path.suffix == ".py" else ():
+    for node in ast.walk(_parse(path.read_text(encoding="utf-8"))) if path.suffix == ".py" else ():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run":
             settings = node.args[1] if len(node.args) > 1 else None
             return _fields(settings.id, path, codes) if isinstance(settings, ast.Name) else {}
@@ -113,21 +110,17 @@ def choose(stages: Sequence[Stage], names: Iterable[str]) -> list[Stage]:
     return chosen
 
 
-def parse_assignment(text: str) -> tuple[str, str, str]:
-    """Return (stage, flag, value) of `05.epochs=3`."""
-    match = re.fullmatch(r"(?P<stage>[^.=]+)\.(?P<flag>[\w-]+)=(?P<value>.*)", text)
-    if not match:
-        raise UserError(f"--set {text!r}: write STAGE.FLAG=VALUE, such as 05.epochs=3")
-    return match["stage"], match["flag"].replace("-", "_"), match["value"]
-
-
-def assign(stages: Sequence[Stage], assignments: Iterable[tuple[str, str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return {stage name: {flag: value}}; later assignments win. Nothing misspelt passes."""
-    flags: dict[str, dict[str, Any]] = {stage.name: {} for stage in stages}
-    for pattern, flag, value in assignments:
+def assign(stages: Sequence[Stage], assignments: Iterable[str]) -> dict[str, dict[str, str | bool]]:
+    """Return {stage name: {flag: value}} of `05.epochs=3` and the like; later ones win. Nothing misspelt passes."""
+    flags: dict[str, dict[str, str | bool]] = {stage.name: {} for stage in stages}
+    for text in assignments:
+        match = re.fullmatch(r"([^.=]+)\.([\w-]+)=(.*)", text)
+        if not match:
+            raise UserError(f"--set {text!r}: write STAGE.FLAG=VALUE, such as 05.epochs=3")
+        pattern, flag, value = match[1], match[2].replace("-", "_"), match[3]
         matched = choose(stages, [pattern])
         if flag in SET_ELSEWHERE and (flag != "seed" or any(s.number in SEEDED for s in matched)):
-            raise UserError(f"--set {pattern}.{flag}: use {SET_ELSEWHERE[flag]}")
+            raise UserError(f"--set {text}: use {SET_ELSEWHERE[flag]}")
         having = [stage for stage in matched if flag in stage.flags]
         if not having:
             known = [name for name in matched[0].flags if name not in SET_ELSEWHERE]
@@ -135,95 +128,48 @@ def assign(stages: Sequence[Stage], assignments: Iterable[tuple[str, str, Any]])
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
             raise UserError(f"{matched[0].name} has no flag {flag}; {hint}")
         for stage in having:
-            flags[stage.name][flag] = _parse_bool(stage.flags[flag].type, flag, value)
+            is_bool = stage.flags[flag].type == "bool"
+            if is_bool and value.lower() not in ("true", "false"):
+                raise UserError(f"--set {text}: it is true or false")
+            flags[stage.name][flag] = value.lower() == "true" if is_bool else value
     return flags
 
 
-def _parse_bool(type_: str, flag: str, value: Any) -> Any:
-    if type_ != "bool" or isinstance(value, bool):
-        return value
-    if value.lower() not in ("true", "false"):
-        raise UserError(f"--set {flag}={value}: it is true or false")
-    return value.lower() == "true"
-
-
-def command_line(flags: Mapping[str, Any]) -> list[str]:
-    """Return {"epochs": 3, "strict": True, "band": "0.5 40"} as --epochs 3 --strict --band 0.5 40."""
+def command_line(flags: Mapping[str, str | bool]) -> list[str]:
+    """Return {"epochs": "3", "strict": True, "band": "0.5 40"} as --epochs 3 --strict --band 0.5 40."""
     words = []
     for name, value in flags.items():
         option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
+        if isinstance(value, str):
+            words += [f"--{option}", *shlex.split(value)]
         else:
-            values = shlex.split(value) if isinstance(value, str) else value
-            words += [f"--{option}", *map(str, values if isinstance(values, list | tuple) else [values])]
+            words.append(f"--{option}" if value else f"--no-{option}")
     return words
 
 
 def make_jobs(
-    stages: Sequence[Stage],
-    *,
-    data: Path,
-    artifacts: Path,
-    seeds: Sequence[int],
-    flags: Mapping[str, Mapping[str, Any]],
-    demo: bool,
+    stages: Sequence[Stage], *, seeds: Sequence[int], flags: Mapping[str, Mapping[str, str | bool]], demo: bool
 ) -> list[Job]:
     """Return every stage as jobs, the networks once per seed, in an order in which they can run."""
-
-    def locate(token: str) -> Path:
-        top, _, rest = token.partition("/")
-        return {"PTB-XL": data, "artifacts": artifacts}[top] / rest
-
     jobs: list[Job] = []
-    owned = {token.split("/")[1] for s in stages for token in s.writes if token.count("/") > 1}
-    strangers = list(_strangers(artifacts, owned))
     for stage in stages:
-        plain = [token for token in stage.reads if "*" not in token]
-        patterns = [re.compile(_pattern(token)) for token in stage.reads if "*" in token]
-        earlier = [path for job in jobs for path in job.writes if path.is_relative_to(artifacts)]
-        known = dict.fromkeys([*earlier, *strangers])
-        wide = [
-            p for p in known if any(r.fullmatch(f"artifacts/{p.relative_to(artifacts).as_posix()}") for r in patterns)
-        ]
-        for seed in dict.fromkeys(seeds) if stage.number in SEEDED else [None]:
-            writes = [*stage.writes, PLANTED] if demo and stage.number == "00" else stage.writes
-            jobs.append(
-                Job(
-                    stage=stage,
-                    seed=seed,
-                    flags=dict(flags.get(stage.name, {})) | ({} if seed is None else {"seed": seed}),
-                    reads=tuple(locate(token) for token in plain if token[-1] != "/"),
-                    matched=tuple(wide),
-                    folders=tuple(locate(token) for token in plain if token[-1] == "/"),
-                    writes=tuple(locate(_in_seed_folder(token, seed)) for token in writes),
-                )
-            )
-    return jobs
-
-
-def _in_seed_folder(token: str, seed: int | None) -> str:
-    """`artifacts/resnet_standard/best.pt` of seed 2 is `artifacts/resnet_standard/seed2/best.pt`."""
-    if not seed:
-        return token
-    top, folder, rest = token.split("/", 2)
-    return f"{top}/{folder}/seed{seed}/{rest}"
-
-
-def _strangers(artifacts: Path, owned: set[str]) -> Iterator[Path]:
-    """Yield files no stage declares but a pattern may mean: further seeds, and models that the user trained."""
-    for path in sorted(artifacts.rglob("*")):
-        first, *rest = path.relative_to(artifacts).parts
-        if first in ("demo", "logs") or first.startswith(".") or not rest:
+        writes = list(stage.writes)
+        if demo and stage.number == "00":
+            writes.append(PLANTED)
+        if stage.path.suffix == ".ipynb":
+            writes.append(f"{PAGES}/{stage.name}.html")
+        # `*` also crosses folders here, which at worst makes a stage wait for one that it does not read
+        after = [job.name for job in jobs if any(fnmatchcase(w, r) for w in job.writes for r in stage.reads)]
+        own = flags.get(stage.name, {})
+        if stage.number not in SEEDED:
+            jobs.append(Job(stage, stage.name, stage.name, dict(own), tuple(writes), tuple(after)))
             continue
-        if first not in owned or re.fullmatch(r"seed\d+", rest[0]):
-            yield path
-
-
-def _pattern(token: str) -> str:
-    """Return a glob as a regular expression; `**/` is any number of folders, `*` stays within one."""
-    rules = {"**/": r"(?:[^/]+/)*", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    return "".join(rules.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*|\?)", token))
+        for seed in dict.fromkeys(seeds):
+            name = f"{stage.name}_seed{seed}" if seed else stage.name
+            title = f"{stage.name} (seed {seed})" if any(seeds) else stage.name
+            below = [re.sub(r"^(artifacts/\w+)/", rf"\1/seed{seed}/", token) for token in writes] if seed else writes
+            jobs.append(Job(stage, name, title, {**own, "seed": str(seed)}, tuple(below), tuple(after)))
+    return jobs
 
 
 def _read_source(path: Path) -> tuple[str, str]:
@@ -243,18 +189,12 @@ def _declared(prose: str, name: str, path: Path) -> Iterator[str]:
     for token in " ".join(lines).split():
         if "/" not in token:
             continue  # a word between the paths
-        if not token.startswith(("PTB-XL/", "artifacts/")) or token.count("{") != token.count("}"):
+        wrong = token.count("{") != token.count("}") or (name == "Writes" and "*" in token)
+        if wrong or not token.startswith(("PTB-XL/", "artifacts/")):
             raise UserError(f"{path}: {name}: {token!r} is not a path below PTB-XL/ or artifacts/")
-        yield from _expand(token)
-
-
-def _expand(token: str) -> list[str]:
-    match = re.search(r"\{([^{}]*)\}", token)
-    if not match:
-        return [token]
-    return [
-        full for part in match[1].split(",") for full in _expand(token[: match.start()] + part + token[match.end() :])
-    ]
+        parts = re.split(r"\{([^{}]*)\}", token)  # every second one stood in braces
+        choices = [part.split(",") if i % 2 else [part] for i, part in enumerate(parts)]
+        yield from map("".join, product(*choices))
 
 
 @cache
@@ -262,48 +202,8 @@ def _parse(source: str) -> ast.Module:
     return ast.parse(source)
 
 
-def _parse_file(path: Path) -> ast.Module:
-    return _parse(path.read_text(encoding="utf-8"))
-
-
-def _imports(tree: ast.Module, path: Path, codes: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield (module, imported name) of every import; relative ones are made absolute."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            package = path.relative_to(codes).parts[: -node.level] if node.level else ()
-            module = ".".join([*package, *([node.module] if node.module else [])])
-            yield from ((module, alias.name) for alias in node.names)
-
-
-def _module_files(module: str, codes: Path) -> list[Path]:
-    """Return the files of this project that importing `ecg.models.inception` runs, the innermost last."""
-    files, folder = [], codes
-    for part in module.split("."):
-        folder = folder / part
-        file = next((f for f in (folder / "__init__.py", folder.with_suffix(".py")) if f.is_file()), None)
-        if file is None:
-            break
-        files.append(file)
-    return files
-
-
-def _find_modules(source: str, path: Path, codes: Path) -> tuple[Path, ...]:
-    found: dict[Path, None] = {}
-    trees = [(_parse(source), path)]
-    while trees:
-        tree, file = trees.pop()
-        for module, name in _imports(tree, file, codes):
-            for new in _module_files(f"{module}.{name}" if name else module, codes):
-                if new not in found:
-                    found[new] = None
-                    trees.append((_parse_file(new), new))
-    return tuple(sorted(found))
-
-
 def _fields(name: str, path: Path, codes: Path) -> dict[str, Flag]:
-    tree = _parse_file(path)
+    tree = _parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             fields: dict[str, Flag] = {}
@@ -315,7 +215,8 @@ def _fields(name: str, path: Path, codes: Path) -> dict[str, Flag]:
                     text = text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else ""
                     fields[item.target.id] = Flag(ast.unparse(item.annotation), text)
             return fields
-    for module, imported in _imports(tree, path, codes):
-        if imported == name and (files := _module_files(module, codes)):
-            return _fields(name, files[-1], codes)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            file = codes / f"{node.module.replace('.', '/')}.py"
+            return _fields(name, file, codes) if file.is_file() else {}
     return {}

@@ -1,24 +1,43 @@
-"""What the numbers of all runs are worth: bootstrap intervals, paired tests, and the two stages that write them."""
+"""What the numbers of all runs are worth: bootstrap intervals, paired tests, and the tables of both. Reads no file."""
 
+from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
-from ecg import plots
-from ecg.artifacts import UserError, atomic, read_table, write_csv
-from ecg.labels import CLASSES, read_split
-from ecg.metrics import choose_thresholds, multiclass_metrics, multilabel_metrics
-from ecg.predictions import Run, find_runs, read_labelled
+from ecg.artifacts import UserError
+from ecg.labels import CLASSES
+from ecg.metrics import WITHOUT_INTERVAL, multiclass_metrics, multilabel_metrics
+from ecg.predictions import Run
 
-EVALUATED = ("val", "test")
 RESULT_COLUMNS = ("run", "split", "view", "label", "metric", "value", "ci_low", "ci_high", "n")
 PAIR_COLUMNS = (
     *("run_a", "run_b", "view", "label", "n", "b", "c", "p_mcnemar", "p_holm"),
     *("auc_a", "auc_b", "diff", "ci_low", "ci_high", "p_delong"),
 )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a run answered: `labels` and `probability` are {split: (n, 5)}, indexed by the same ecg_ids.
+
+    `thresholds` (5,) are chosen on the validation fold alone.
+    """
+
+    run: Run
+    labels: dict[str, pd.DataFrame]
+    probability: dict[str, pd.DataFrame]
+    thresholds: np.ndarray
+
+
+def by_model(runs: list[Predicted]) -> dict[str, list[Predicted]]:
+    """Return {model: its runs, one per seed}, in the order of `runs`."""
+    models: dict[str, list[Predicted]] = {}
+    for predicted in runs:
+        models.setdefault(predicted.run.model, []).append(predicted)
+    return models
 
 
 def patient_weights(records: pd.DataFrame, *, replicates: int, seed: int) -> pd.DataFrame:
@@ -109,41 +128,33 @@ def measure(
     return {(view, *key): (row, count[view]) for view, rows in views.items() for key, row in rows.items()}
 
 
-def frozen_thresholds(artifacts: Path, run: Run) -> np.ndarray:
-    """Return the thresholds (5,) of a run, chosen on its validation predictions alone."""
-    labels, probability = read_labelled(artifacts, run.folder, "val")
-    return choose_thresholds(labels[list(CLASSES)].to_numpy(), probability.to_numpy())
-
-
-def measure_runs(artifacts: Path, runs: list[Run], *, replicates: int, seed: int) -> pd.DataFrame:
+def measure_runs(
+    runs: list[Predicted], records: dict[str, pd.DataFrame], *, replicates: int, seed: int
+) -> pd.DataFrame:
     """Return the tidy table of all metrics with intervals, columns RESULT_COLUMNS.
 
-    A model with several seeds has, besides a row per seed, one under its bare name: the mean over the seeds,
-    with the interval of that mean over the same resampled patients. It does not cover the choice of seeds.
+    `records` holds ecg_id and patient_id of each split to measure. A model with several seeds has, besides a row per
+    seed, one under its bare name: the mean over the seeds, with the interval of that mean over the same resampled
+    patients. It does not cover the choice of seeds.
     """
-    weights = {
-        split: patient_weights(read_split(artifacts, split), replicates=replicates, seed=seed) for split in EVALUATED
-    }
-    thresholds = {run.name: frozen_thresholds(artifacts, run) for run in runs}
+    weights = {split: patient_weights(table, replicates=replicates, seed=seed) for split, table in records.items()}
     blocks = []
-    for model in dict.fromkeys(run.model for run in runs):
-        of_model = [run for run in runs if run.model == model]
-        for split in EVALUATED:
-            measured = []
-            for run in of_model:
-                labels, probability = read_labelled(artifacts, run.folder, split)
-                values = measure(
-                    labels[list(CLASSES)].to_numpy(),
-                    probability.to_numpy(),
-                    thresholds=thresholds[run.name],
-                    weight=weights[split].loc[labels.index].to_numpy(),
+    for model, seeds in by_model(runs).items():
+        for split, weight in weights.items():
+            named = {
+                predicted.run.name: measure(
+                    predicted.labels[split].to_numpy(),
+                    predicted.probability[split].to_numpy(),
+                    thresholds=predicted.thresholds,
+                    weight=weight.loc[predicted.labels[split].index].to_numpy(),
                 )
-                measured.append(values)
-            named = dict(zip((run.name for run in of_model), measured, strict=True))
-            if len(of_model) > 1:
-                keys = [key for key in measured[0] if all(key in values for values in measured)]
-                mean = {key: np.mean([values[key][0] for values in measured], axis=0) for key in keys}
-                named = {model: {key: (mean[key], measured[0][key][1]) for key in keys}} | named
+                for predicted in seeds
+            }
+            if len(seeds) > 1:
+                first, *others = named.values()
+                keys = [key for key in first if all(key in values for values in others)]
+                mean = {key: np.mean([values[key][0] for values in named.values()], axis=0) for key in keys}
+                named = {model: {key: (mean[key], first[key][1]) for key in keys}} | named
             blocks += [_table(name, split, values) for name, values in named.items()]
     return pd.concat(blocks, ignore_index=True)
 
@@ -153,122 +164,9 @@ def _table(name: str, split: str, values: dict[tuple[str, str, str], tuple[np.nd
     drawn = np.stack([row for row, _ in values.values()])
     table["value"] = drawn[:, 0]
     table["ci_low"], table["ci_high"] = interval(drawn[:, 1:])
+    table.loc[table.metric.isin(WITHOUT_INTERVAL), ["ci_low", "ci_high"]] = np.nan
     table["n"] = [n for _, n in values.values()]
     return table.assign(run=name, split=split)[list(RESULT_COLUMNS)]
-
-
-REPORT = {  # column of the wide table -> (view, metric), of the macro label
-    "macro AUC": ("multilabel", "auc"),
-    "average precision": ("multilabel", "ap"),
-    "F1": ("multilabel", "f1"),
-    "exact match": ("multilabel", "exact_match"),
-    "Brier": ("multilabel", "brier"),
-    "ECE": ("multilabel", "ece"),
-    "multiclass accuracy": ("multiclass", "accuracy"),
-    "multiclass F1": ("multiclass", "f1"),
-    "multiclass AUC": ("multiclass", "auc"),
-}
-
-
-def report_table(metrics: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
-    """Return the test results for people, one row per model and per seed: `0.912 [0.880, 0.938]`, best first.
-
-    `seeds` is the number behind a row, `seed sd` the standard deviation of macro AUC between them.
-    """
-    macro = (
-        metrics[(metrics.split == "test") & (metrics.label == "macro")]
-        .set_index(["view", "metric", "run"])
-        .sort_index()
-    )
-    auc = macro.loc["multilabel", "auc"]
-    seeds = pd.Series([run.model for run in runs]).value_counts()
-    rows = []
-    for model in sorted(seeds.index, key=lambda name: -auc.value[name]):
-        names = [run.name for run in runs if run.model == model]
-        for name in dict.fromkeys([model, *names]):
-            several = name == model and len(names) > 1
-            spread = f"{auc.value[names].std(ddof=1):.4f}" if several else ""
-            row = {"run": name, "seeds": len(names) if several else 1, "seed sd": spread, "n": auc.n[name]}
-            for title, key in REPORT.items():
-                if (*key, name) in macro.index:
-                    value = macro.loc[(*key, name)]
-                    row[title] = f"{value.value:.3f} [{value.ci_low:.3f}, {value.ci_high:.3f}]"
-            one = macro.n.get(("multiclass", "accuracy", name), 0)
-            rows.append(row | {"multiclass n": one})
-    return pd.DataFrame(rows)
-
-
-def first_seeds(runs: list[Run]) -> dict[str, Run]:
-    """Return {model: its first seed}; the first, never the best."""
-    return {model: next(run for run in runs if run.model == model) for model in dict.fromkeys(r.model for r in runs)}
-
-
-def plots_and_metrics(*, data: Path, artifacts: Path, replicates: int, seed: int) -> None:
-    """Write the tables and figures of `codes/11_plots_and_metrics.py`; `data` is not read."""
-    _check_replicates(replicates)
-    folder, runs = artifacts / "final_results", find_runs(artifacts)
-    metrics = measure_runs(artifacts, runs, replicates=replicates, seed=seed)
-    report = report_table(metrics, runs)
-    thresholds = pd.DataFrame([frozen_thresholds(artifacts, run) for run in runs], columns=list(CLASSES))
-    thresholds.insert(0, "run", [run.name for run in runs])
-    write_csv(metrics.round(6), folder / "metrics.csv")
-    write_csv(report, folder / "final_metrics_report.csv")
-    write_csv(thresholds, folder / "thresholds.csv")
-
-    predictions = {}
-    for model, run in first_seeds(runs).items():
-        labels, probability = read_labelled(artifacts, run.folder, "test")
-        predictions[model] = labels[list(CLASSES)].to_numpy(), probability.to_numpy()
-    plots.plot_roc(predictions, folder / "roc_curves.png")
-    plots.plot_precision_recall(predictions, folder / "pr_curves.png")
-    plots.plot_calibration(predictions, folder / "calibration.png")
-    plots.plot_forest(metrics, folder / "forest.png")
-    plots.plot_class_auc(metrics, folder / "per_class_auc.png")
-    columns = ("epoch", "lr", "train_loss", "val_loss", "val_accuracy", "val_macro_auc")
-    histories: dict[str, list[pd.DataFrame]] = {}
-    for run in runs:
-        if (run.folder / "history.csv").exists():  # networks; the baselines have no epochs
-            table = read_table(run.folder / "history.csv", made_by="the training script again", columns=columns)
-            histories.setdefault(run.model, []).append(table)
-    plots.plot_histories(histories, folder / "histories.png")
-    shown = ["run", "seeds", "macro AUC", "F1", "multiclass accuracy"]
-    print(report.loc[~report.run.str.contains("/seed"), [c for c in shown if c in report]].to_string(index=False))
-    print(f"95 % intervals: {replicates} resamples of the patients; all of it in {folder}")
-
-
-def _check_replicates(replicates: int) -> None:
-    if replicates < 1:
-        raise UserError(f"--replicates {replicates}: an interval needs at least one resample; 1000 is usual")
-
-
-def compare_runs(*, data: Path, artifacts: Path, replicates: int, seed: int) -> None:
-    """Write the tables and figures of `codes/12_conf_matrix_and_stat_test.py`; `data` is not read."""
-    _check_replicates(replicates)
-    folder, runs = artifacts / "final_results", find_runs(artifacts)
-    matrices, counts = {}, []
-    for run in runs:
-        labels, probability = read_labelled(artifacts, run.folder, "test")
-        y, p, thresholds = labels[list(CLASSES)].to_numpy(), probability.to_numpy(), frozen_thresholds(artifacts, run)
-        matrices[run.name] = confusion_matrix(y, p)
-        counts.append(_two_by_two(y, p >= thresholds).assign(run=run.name, threshold=thresholds))
-    for old in folder.glob("confusion_matrix_*.csv"):  # of runs that are no longer there
-        old.unlink()
-    for name, matrix in matrices.items():
-        write_csv(matrix.reset_index(), folder / f"confusion_matrix_{name.replace('/', '_')}.csv")
-    counted = pd.concat(counts, ignore_index=True)
-    write_csv(counted[["run", "label", "threshold", "tp", "fp", "fn", "tn"]], folder / "confusion_counts.csv")
-
-    first = first_seeds(runs)
-    pairs = compare_pairs(artifacts, first, replicates=replicates, seed=seed)
-    write_csv(pairs, folder / "pairwise.csv")
-    with atomic(folder / "pairwise.md") as temporary:
-        temporary.write_text(PAIRWISE_TEXT.format(replicates=replicates), encoding="utf-8")
-    plots.plot_confusion({model: matrices[run.name] for model, run in first.items()}, folder / "confusion_matrices.png")
-    plots.plot_pairwise(pairs, folder / "pairwise.png")
-    print(f"{len(matrices)} confusion matrices, {len(first)} models, {len(first) * (len(first) - 1) // 2} pairs")
-    for view in ("multilabel", "multiclass"):
-        macro = pairs[(pairs.view == view) & (pairs.label == "macro")]
-        print(f"{view}: {(macro.p_holm < 0.05).sum()} of {len(macro)} pairs differ by McNemar's test after Holm")
 
 
 def confusion_matrix(labels: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
@@ -279,49 +177,33 @@ def confusion_matrix(labels: np.ndarray, probability: np.ndarray) -> pd.DataFram
     return pd.DataFrame(counts, index=pd.Index(CLASSES, name="true"), columns=list(CLASSES))
 
 
-def _two_by_two(labels: np.ndarray, called: np.ndarray) -> pd.DataFrame:
+def confusion_counts(labels: np.ndarray, called: np.ndarray) -> pd.DataFrame:
+    """Return tp, fp, fn, tn of every class; `labels` and `called`, whether it was called, are (n, 5)."""
     truth = labels == 1
     cells = {"tp": truth & called, "fp": ~truth & called, "fn": truth & ~called, "tn": ~truth & ~called}
     return pd.DataFrame({"label": CLASSES} | {name: cell.sum(axis=0) for name, cell in cells.items()})
 
 
-PAIRWISE_TEXT = """\
-# Pairs of models on the test records (pairwise.csv)
-
-Where a model was trained with several seeds, its first seed is compared, never the best one. All models are
-compared on the same records, joined by ecg_id: those that each of them predicted.
-
-- `view`, `label`: `multilabel` per class, at thresholds frozen on the validation fold, and `macro`, where a record
-  counts as right if all five answers are; `multiclass`, `macro`: the arg-max of records with exactly one superclass.
-- `n` records; `b` only `run_a` is right, `c` only `run_b` is right.
-- `p_mcnemar`: exact McNemar test, two-sided. `p_holm`: the same after Holm's correction; the family is all pairs of
-  models within one view and label. It does not cover looking at several labels.
-- `auc_a`, `auc_b`: ROC AUC (`macro`: unweighted mean of the classes). `diff` is `auc_a - auc_b` with a 95 %
-  interval from {replicates} resamples of the patients, the same ones for both models.
-- `p_delong`: DeLong's test of that difference, not corrected; for `macro` with the covariance of the mean over the
-  classes. DeLong and McNemar take records as independent, although a few percent of them share a patient; the
-  bootstrap interval does not.
-"""
+Side = dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]  # (view, label) -> see _sides
 
 
-def compare_pairs(artifacts: Path, runs: dict[str, Run], *, replicates: int, seed: int) -> pd.DataFrame:
-    """Return the table of all pairs of `runs`, columns PAIR_COLUMNS; their meaning is in PAIRWISE_TEXT."""
-    if len(runs) < 2:
+def compare_pairs(runs: list[Predicted], records: pd.DataFrame, *, replicates: int, seed: int) -> pd.DataFrame:
+    """Return the table of all pairs of models on the test fold, columns PAIR_COLUMNS.
+
+    `records` (ecg_id, patient_id) are the test fold. Area, difference, interval and DeLong's test are of the mean over
+    a model's seeds, as in `measure_runs`: both the areas of the replicates and DeLong's influences are linear in it.
+    McNemar's test needs one decision per record: that of the first seed, never the best.
+    """
+    models = by_model(runs)
+    if len(models) < 2:
         return pd.DataFrame(columns=list(PAIR_COLUMNS))
-    loaded = {run.name: read_labelled(artifacts, run.folder, "test") for run in runs.values()}
-    thresholds = {run.name: frozen_thresholds(artifacts, run) for run in runs.values()}
-    records = read_split(artifacts, "test")
     ecg_id = records.ecg_id.to_numpy()
-    for labels, _ in loaded.values():
-        ecg_id = ecg_id[np.isin(ecg_id, labels.index)]
+    for predicted in runs:
+        ecg_id = ecg_id[np.isin(ecg_id, predicted.labels["test"].index)]
     if not len(ecg_id):
-        raise UserError(f"{artifacts}: no test record was predicted by all of {', '.join(loaded)}")
-    labels = records.set_index("ecg_id").loc[ecg_id, list(CLASSES)].to_numpy()
+        raise UserError(f"no test record was predicted by all of {', '.join(p.run.name for p in runs)}")
     weight = patient_weights(records, replicates=replicates, seed=seed).loc[ecg_id].to_numpy()
-    sides = {
-        name: _sides(labels, probability.loc[ecg_id].to_numpy(), thresholds[name], weight)
-        for name, (_, probability) in loaded.items()
-    }
+    sides = {model: _mean_side([_sides(p, ecg_id, weight) for p in seeds]) for model, seeds in models.items()}
     blocks = []
     for view, label in next(iter(sides.values())):
         rows = []
@@ -341,12 +223,12 @@ def compare_pairs(artifacts: Path, runs: dict[str, Run], *, replicates: int, see
     return pd.concat(blocks, ignore_index=True)[list(PAIR_COLUMNS)]
 
 
-def _sides(
-    labels: np.ndarray, probability: np.ndarray, thresholds: np.ndarray, weight: np.ndarray
-) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return {(view, label): (right (n,), AUC (1 + replicates,), DeLong influence (n,))} of one model."""
-    values = measure(labels, probability, thresholds=thresholds, weight=weight)
-    right, one = (probability >= thresholds) == labels, labels.sum(axis=1) == 1
+def _sides(predicted: Predicted, ecg_id: np.ndarray, weight: np.ndarray) -> Side:
+    """Return {(view, label): (right (n,), AUC (1 + replicates,), DeLong influence (n,))} of one run."""
+    labels = predicted.labels["test"].loc[ecg_id].to_numpy()
+    probability = predicted.probability["test"].loc[ecg_id].to_numpy()
+    values = measure(labels, probability, thresholds=predicted.thresholds, weight=weight)
+    right, one = (probability >= predicted.thresholds) == labels, labels.sum(axis=1) == 1
     influence = _influences(labels, probability)
     sides = {
         ("multilabel", label): (right[:, i], values["multilabel", label, "auc"][0], influence[i])
@@ -360,6 +242,14 @@ def _sides(
         influence = _influences(labels[one], probability[one])
         sides["multiclass", "macro"] = answered, macro, influence.mean(axis=0)
     return sides
+
+
+def _mean_side(seeds: list[Side]) -> Side:
+    """Return the mean of area and influence over the seeds of a model, with the answers of the first."""
+    return {
+        key: (seeds[0][key][0], *(np.mean([side[key][i] for side in seeds], axis=0) for i in (1, 2)))
+        for key in seeds[0]
+    }
 
 
 def _influences(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ from scipy import signal as dsp
 from scipy.interpolate import CubicSpline
 from tqdm import tqdm
 
-from ecg.artifacts import UserError, atomic, read_table, write_json
-from ecg.download import CHECKSUMS, DEMO_MARK, checksum_lines, demo_settings, wrong_files
+from ecg.artifacts import Folders, UserError, atomic, check_at_least, read_table, write_json
+from ecg.download import CHECKSUMS, DEMO_MARK, checksum_lines, demo_settings, fetch_ptbxl, wrong_files
 from ecg.labels import CLASSES, LEADS
 
 SECONDS = 10
@@ -672,10 +672,10 @@ def _axis(qrs: np.ndarray) -> str:
 def make_records(records: int, *, seed: int = 0) -> Iterator[Record]:
     """Yield synthetic recordings with ecg_id 1, 2, ...; the same arguments give the same numbers.
 
-    Raises `UserError` for fewer records than MIN_RECORDS (two per fold).
+    Raises `UserError` for fewer records than MIN_RECORDS (two per fold) and for a negative seed.
     """
-    if records < MIN_RECORDS:
-        raise UserError(f"{records} records are too few for ten folds: use at least {MIN_RECORDS}")
+    check_at_least("--records", records, MIN_RECORDS)
+    check_at_least("--seed", seed, 0)
     rng = np.random.default_rng([seed, 0])
     plan = _plan(records, rng)
     labels = np.array([[name in classes for name in CLASSES] for _, classes in plan])
@@ -790,6 +790,19 @@ def scp_statements() -> pd.DataFrame:
         category = CATEGORIES.get(superclass, "Rhythm statements" if kinds == "r" else "Form statements")
         rows.append((code, description, *flags, superclass, subclass, category, description, *[None] * 4))
     return pd.DataFrame(rows, columns=list(STATEMENT_COLUMNS))
+
+
+def get_data(*, data: Path, artifacts: Path, demo: bool, records: int, seed: int, verify: bool) -> None:
+    """Make `data` hold PTB-XL, or with `demo` a synthetic one (in `data`/demo if `data` is the project's own folder).
+
+    `artifacts` is not touched.
+    """
+    if not demo:
+        fetch_ptbxl(data, verify=verify)
+        return
+    folder = data / "demo" if data == Folders().data else data
+    written = write_ptbxl(folder, records=records, seed=seed)
+    print(f"{folder}: {records} synthetic records, seed {seed}, {'written' if written else 'are there already'}")
 
 
 def write_ptbxl(folder: Path, *, records: int, seed: int = 0) -> bool:

@@ -1,13 +1,16 @@
 """The models without a network: what they promise after they were written to disk and read back."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from ecg.artifacts import UserError
-from ecg.baselines import BASELINES, train_baselines
+from ecg.baselines import ALPHAS, BASELINES, choose_penalty, cores, load_baseline, train_baselines
 from ecg.data import load_signals, preprocess
 from ecg.labels import CLASSES, make_splits, read_split
 from ecg.predictions import read_predictions
@@ -91,6 +94,58 @@ def test_trees_of_another_scikit_learn_are_refused(trained: Path, tmp_path: Path
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"scikit-learn 0\.1"):
         load_run(tmp_path)
+
+
+def test_a_config_without_checksum_or_model_is_an_error_that_says_what_to_do(trained: Path, tmp_path: Path):
+    config = json.loads((trained / "baseline/naive/config.json").read_text())
+    (tmp_path / "model.npz").write_bytes((trained / "baseline/naive/model.npz").read_bytes())
+    del config["sha256"]
+    with pytest.raises(UserError, match=r"config\.json.*sha256.*run codes/04_train_baseline_ml\.py"):
+        load_baseline(tmp_path, config)
+    del config["model"]
+    with pytest.raises(UserError, match=r"config\.json: model None"):
+        load_baseline(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *(("--seed", -1), ("--jobs", -1), ("--trees", 0), ("--boosting-rounds", 0), ("--kernels", 0)),
+        *(("--logistic-c", 0.0), ("--logistic-c", float("nan"))),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_by_their_flag(tmp_path: Path, flag: str, value: float):
+    values = {"task": "multilabel", "seed": 0, **SMALL, flag.lstrip("-").replace("-", "_"): value}
+    with pytest.raises(UserError, match=f"{flag} is {value}, must be at least"):
+        train_baselines(data=tmp_path, artifacts=tmp_path, **values)
+
+
+@pytest.mark.parametrize(("n", "p"), [(40, 90), (90, 30)])
+def test_ridge_penalty_is_chosen_on_patients_left_out(n: int, p: int):
+    rng = np.random.default_rng(2)
+    patients = rng.permutation(np.arange(n) // 3)
+    x = 3 * rng.normal(size=(n, p)) + 2 * rng.normal(size=(n, p))[patients]  # records of a patient are alike
+    target = np.sign(x @ rng.normal(size=(p, 2)) + 8 * rng.normal(size=(n, 2))[patients])
+
+    def error(alpha: float) -> float:
+        left_out = cross_val_predict(Ridge(alpha), x, target, groups=patients, cv=LeaveOneGroupOut())
+        return ((left_out - target) ** 2).sum()
+
+    errors, chosen = [error(alpha) for alpha in ALPHAS], choose_penalty(x, target, patients)
+    assert chosen == ALPHAS[np.argmin(errors)]
+    assert ALPHAS[0] < chosen < ALPHAS[-1]
+
+
+def test_threads_are_the_processors_allowed_and_no_more_than_omp_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for limit, expected in (("", 3), ("2", 2), ("8", 3), ("2,4", 2), ("0", 3), ("many", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert cores() == expected, limit
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == 64
 
 
 def test_a_class_without_training_records_is_an_error_that_names_it(trained: Path, synthetic: Path, tmp_path: Path):

@@ -17,7 +17,7 @@ from ecg.download import fetch_ptbxl, wrong_files
 SCRIPT = Path(__file__).resolve().parents[1] / "00_get_data.py"
 TOP = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
 DAMAGED = "records100/00000/00004_lr.dat"
-DEAD = {"zip_url": "http://127.0.0.1:9/ptb-xl.zip", "files_url": "http://127.0.0.1:9/"}  # nobody listens on port 9
+DEAD = {"zip_url": "http://127.0.0.1:9/ptb-xl.zip"}  # nobody listens on port 9
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def contents(folder):
 def test_download_from_a_server_gives_every_file_and_leaves_no_zip(physionet, tmp_path):
     archive = zip_of(physionet, tmp_path / "x.zip", top=f"{TOP}/").read_bytes()
     with server({"/x.zip": archive}) as (url, seen):
-        fetch_ptbxl(tmp_path / "data", zip_url=f"{url}/x.zip", files_url=url)
+        fetch_ptbxl(tmp_path / "data", zip_url=f"{url}/x.zip")
         assert contents(tmp_path / "data") == contents(physionet)
-        fetch_ptbxl(tmp_path / "data", zip_url=f"{url}/x.zip", files_url=url)  # complete: no request
+        fetch_ptbxl(tmp_path / "data", zip_url=f"{url}/x.zip")  # complete: no request
     assert len(seen) == 1
 
 
@@ -89,11 +89,11 @@ def test_broken_off_download_is_continued_and_never_half_unpacked(physionet, tmp
     archive = zip_of(physionet, tmp_path / "x.zip", top=f"{TOP}/").read_bytes()
     with server({"/x.zip": archive}, break_after=100_000, ranges=ranges) as (url, seen):
         with pytest.raises(UserError, match="by hand"):
-            fetch_ptbxl(data, zip_url=f"{url}/x.zip", files_url=url)
+            fetch_ptbxl(data, zip_url=f"{url}/x.zip")
         assert list(contents(data)) == ["PTB-XL.zip.part"]
         size = (data / "PTB-XL.zip.part").stat().st_size
         assert 0 < size <= 100_000
-        fetch_ptbxl(data, zip_url=f"{url}/x.zip", files_url=url)
+        fetch_ptbxl(data, zip_url=f"{url}/x.zip")
     assert contents(data) == contents(physionet)
     assert seen[1] == ("/x.zip", f"bytes={size}-")
 
@@ -132,30 +132,20 @@ def test_verify_finds_a_changed_bit_that_the_quick_check_cannot_see(physionet, t
     assert wrong_files(tmp_path, full=True) == []
 
 
-def test_few_missing_files_are_fetched_one_by_one(physionet, tmp_path):
-    zip_of(physionet, tmp_path / "PTB-XL.zip")
-    fetch_ptbxl(tmp_path, **DEAD)
-    (tmp_path / "PTB-XL.zip").unlink()
-    lost = [DAMAGED, "records500/00000/00004_hr.hea"]
-    for name in lost:
-        (tmp_path / name).unlink()
-    with server({f"/{name}": (physionet / name).read_bytes() for name in lost}) as (url, seen):
-        fetch_ptbxl(tmp_path, zip_url=DEAD["zip_url"], files_url=url + "/")
-    assert sorted(path for path, _ in seen) == [f"/{name}" for name in lost]
-    assert contents(tmp_path) == contents(physionet)
-
-
-def test_a_fetched_file_with_another_checksum_is_named_and_not_kept(physionet, tmp_path):
-    zip_of(physionet, tmp_path / "PTB-XL.zip")
-    fetch_ptbxl(tmp_path, **DEAD)
-    (tmp_path / "PTB-XL.zip").unlink()
-    (tmp_path / DAMAGED).unlink()
-    with (
-        server({f"/{DAMAGED}": bytes(24000)}) as (url, _),
-        pytest.raises(UserError, match=r"00004_lr\.dat.*SHA-256"),
-    ):
-        fetch_ptbxl(tmp_path, zip_url=DEAD["zip_url"], files_url=url)
-    assert contents(tmp_path).keys() == contents(physionet).keys() - {DAMAGED}
+def test_missing_files_come_out_of_a_zip_fetched_again_and_the_right_ones_stay(physionet, tmp_path):
+    data = tmp_path / "data"
+    archive = zip_of(physionet, tmp_path / "x.zip", top=f"{TOP}/").read_bytes()
+    with server({"/x.zip": archive}) as (url, seen):
+        fetch_ptbxl(data, zip_url=f"{url}/x.zip")
+        times = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
+        lost = [data / DAMAGED, data / "records500/00000/00004_hr.hea"]
+        for path in lost:
+            path.unlink()
+        fetch_ptbxl(data, zip_url=f"{url}/x.zip")
+    assert len(seen) == 2
+    assert contents(data) == contents(physionet)
+    now = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
+    assert sorted(path for path in times if times[path] != now[path]) == sorted(lost)
 
 
 def test_a_zip_with_a_wrong_file_names_it_and_never_looks_complete(physionet, tmp_path):
@@ -203,9 +193,9 @@ def test_a_cut_zip_is_named(physionet, tmp_path):
 def test_a_server_that_answers_with_a_page_is_not_taken_for_the_zip(tmp_path):
     with server({"/x.zip": b"<html>log in</html>"}) as (url, _):
         with pytest.raises(UserError, match="whole zip"):
-            fetch_ptbxl(tmp_path, zip_url=f"{url}/x.zip", files_url=url)
+            fetch_ptbxl(tmp_path, zip_url=f"{url}/x.zip")
         with pytest.raises(UserError, match="by hand"):
-            fetch_ptbxl(tmp_path, zip_url=f"{url}/gone.zip", files_url=url)
+            fetch_ptbxl(tmp_path, zip_url=f"{url}/gone.zip")
     assert not list(tmp_path.iterdir())
 
 
@@ -265,11 +255,17 @@ def test_script_replaces_a_demo_of_another_size(tmp_path):
     assert len(list((tmp_path / "records500").rglob("*.hea"))) == 20
 
 
-def test_script_without_network_says_what_to_do(tmp_path):
-    result = script("--data", tmp_path / "x", "--zip-url", DEAD["zip_url"], cwd=tmp_path)
-    assert result.returncode == 2
-    assert "by hand" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_without_network_the_error_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"cannot fetch .*by hand.*--demo"):
+        fetch_ptbxl(tmp_path / "x", **DEAD)
+
+
+@pytest.mark.parametrize(("flag", "values"), [("--records", {"records": 0}), ("--seed", {"seed": -1})])
+def test_settings_of_the_demo_that_mean_nothing_are_refused_by_their_flag(tmp_path, flag, values):
+    values = {"demo": True, "records": 20, "seed": 0, "verify": False} | values
+    with pytest.raises(UserError, match=rf"{flag} is -?\d, must be at least \d"):
+        synthetic.get_data(data=tmp_path / "x", artifacts=tmp_path, **values)
+    assert not (tmp_path / "x").exists()
 
 
 def test_script_refuses_an_unknown_flag(tmp_path):
