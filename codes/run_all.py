@@ -23,7 +23,11 @@ from ecg.stages import DATABASE, PLANTED, assign, choose, find_stages, make_jobs
 CODES = Path(__file__).resolve().parent
 
 # What --demo changes; --set has the last word.
-DEMO = ("00.demo=true", "00.records=800", "0[5-9].epochs=8", "10.epochs=8")
+DEMO = (
+    *("00.demo=true", "00.records=800"),
+    *("0[5-9].epochs=8", "10.epochs=8", "0[5-9].batch_size=64", "10.batch_size=64"),
+    *("13.records_per_class=6", "13.drawn_per_class=1"),
+)
 
 
 @dataclass(frozen=True)

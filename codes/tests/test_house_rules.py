@@ -18,6 +18,26 @@ COMES_WITH = {"IPython": "jupyter", "nbformat": "nbclient"}  # are the larger pa
 RUN_NOT_IMPORTED = {"jupyter", "ipykernel", "nbconvert", "nbclient", "pytest", "ruff"}  # called by name
 
 
+# Traps that other ECG repositories fell into, and the test that keeps this one out of each.
+TRAPS = {
+    "1 class order typed in three places": "test_trap_1_order_of_classes_and_leads_is_typed_once",
+    "2 a label that depends on set order": "test_labels_are_the_same_under_every_hash_seed",
+    "3 McNemar that finds a model different from itself": "test_mcnemar_of_two_identical_models_gives_p_1",
+    "4 micro average called ROC AUC": "test_macro_auc_is_the_macro_average_not_the_micro",
+    "5 limits in standard deviations cut R waves": "test_limits_are_millivolts_and_spare_r_waves_that_five_standard_deviations_would_cut",
+    "6 noise added after the derivative": "test_the_derivative_is_taken_after_augmentation",
+    "7 pairs that differ in more than augmentation": "test_standard_and_augmented_differ_in_augmentation_alone",
+    "8 every script reads and filters the records": "test_trap_8_records_are_read_and_filtered_in_one_stage",
+    "9 one generator for all epochs": "test_augmentation_follows_its_generator_and_differs_between_epochs",
+    "10 code run from data": "test_trap_10_no_code_is_run_from_data",
+    "11 the working folder as root": "test_trap_11_working_folder_is_nobodys_root",
+    "12 requirements as a freeze": "test_trap_12_requirements_are_the_direct_dependencies_in_utf8",
+    "13 chosen on the test fold": "test_test_labels_cannot_change_the_training",
+    "14 a 90 % interval called 95 %": "test_95_percent_interval_covers_the_truth_95_times_in_100",
+    "15 saliency that ignores the weights": "test_saliency_changes_when_weights_are_randomised",
+}
+
+
 def sources() -> Iterator[tuple[str, ast.Module]]:
     """Yield (path, tree) of everything that is ours, the notebook's code included; tests are not."""
     for path in sorted(CODES.rglob("*.py")):
@@ -60,6 +80,20 @@ def texts(tree: ast.Module) -> Iterator[str]:
 SOURCES = dict(sources())
 MODULES = [name for name in SOURCES if name.startswith("ecg/")]
 each_source = pytest.mark.parametrize("name", SOURCES)
+
+
+def test_every_trap_has_its_test():
+    text = "".join(path.read_text(encoding="utf-8") for path in (CODES / "tests").glob("test_*.py"))
+    assert [trap for trap, name in TRAPS.items() if f"def {name}(" not in text] == []
+    assert [int(trap.split()[0]) for trap in TRAPS] == list(range(1, 16))
+
+
+def test_trap_8_records_are_read_and_filtered_in_one_stage():
+    """The notebook looks at raw records too, and predict.py reads those of its user."""
+    may_read = {"ecg/data.py", "ecg/recordings.py", "01_eda.ipynb"}
+    for name, tree in sources():
+        used = {called for called, _ in calls(tree)} & {"read_record", "rdrecord", "rdsamp", "fromfile", "preprocess"}
+        assert not used or name in may_read, f"{name} calls {used}"
 
 
 def test_nothing_importable_carries_a_number():

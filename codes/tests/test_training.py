@@ -19,7 +19,10 @@ from ecg.augmentation import add_noise, augment_batch, drop_leads, mixup, scale_
 from ecg.data import load_signals, preprocess
 from ecg.inference import window_starts
 from ecg.labels import CLASSES, make_splits, read_split
+from ecg.metrics import macro_auc
 from ecg.models import build
+from ecg.predictions import read_labelled
+from ecg.synthetic import write_ptbxl
 from ecg.training import Trainer, TrainingSettings, batches, generators, load_split, train, valley
 
 QUICK = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu"}
@@ -300,3 +303,16 @@ def test_settings_that_cannot_work_are_refused_by_name(artifacts, bad, cure):
     with pytest.raises(UserError, match=cure):
         train(model="resnet1d", name="a", artifacts=artifacts, **QUICK | bad)
     assert set(bad) <= {f.name for f in fields(TrainingSettings)}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_network_learns_the_planted_signs_and_nothing_from_shuffled_labels(tmp_path_factory, tmp_path, shuffle):
+    """The whole of labels, signals and training is wired up right, and leaks nothing."""
+    data = tmp_path_factory.getbasetemp() / "learnable"
+    write_ptbxl(data, records=500)
+    make_splits(data=data, artifacts=tmp_path, split="folds", label_policy="any", shuffle_labels=shuffle)
+    preprocess(data=data, artifacts=tmp_path, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=False)
+    train(model="xresnet1d", name="a", artifacts=tmp_path, **QUICK | {"epochs": 8, "precision": "auto"})
+    labels, probability = read_labelled(tmp_path, tmp_path / "a_standard", "test")
+    auc = macro_auc(labels[list(CLASSES)].to_numpy(), probability.to_numpy())
+    assert abs(auc - 0.5) < 0.2 if shuffle else auc > 0.9  # 49 records: a tenth of an AUC is chance
