@@ -24,7 +24,7 @@ TRAPS = {
     "2 a label that depends on set order": "test_labels_are_the_same_under_every_hash_seed",
     "3 McNemar that finds a model different from itself": "test_mcnemar_of_two_identical_models_gives_p_1",
     "4 micro average called ROC AUC": "test_macro_auc_is_the_macro_average_not_the_micro",
-    "5 limits in standard deviations cut R waves": "test_limits_are_millivolts_and_spare_r_waves_that_five_standard_deviations_would_cut",
+    "5 limits in standard deviations cut R waves": "test_limits_are_millivolts_and_spare_r_waves",
     "6 noise added after the derivative": "test_the_derivative_is_taken_after_augmentation",
     "7 pairs that differ in more than augmentation": "test_standard_and_augmented_differ_in_augmentation_alone",
     "8 every script reads and filters the records": "test_trap_8_records_are_read_and_filtered_in_one_stage",
