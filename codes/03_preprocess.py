@@ -1,6 +1,7 @@
 """Read, check, filter and store all records once; fit the standardisation on the training records.
 
-Reads:  PTB-XL/records100/ artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
+Reads:  PTB-XL/records100/ PTB-XL/records500/?
+        artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
 Writes: artifacts/signals/{signals.npy,records.csv,rejected.csv,meta.json}
 Run:    python codes/03_preprocess.py
 """

@@ -6,7 +6,7 @@ equal steps from the most to the least confident, and drawn are the most confide
 files below there is one interpretability_results/example_CLASS_METHOD_N.png per drawn record and method.
 
 Reads:  artifacts/ptbxl_test.csv artifacts/signals/{signals.npy,records.csv,meta.json}
-        artifacts/resnet_standard/{config.json,best.pt,predictions_test.csv}
+        artifacts/**/{config.json,best.pt,predictions_test.csv} PTB-XL/{planted_signs,r_peaks}.csv?
 Writes: artifacts/interpretability_results/{lead_importance.csv,lead_importance.png}
         artifacts/interpretability_results/{sanity_checks.csv,sanity_checks.png,examples.csv}
 Run:    python codes/13_interpretability.py

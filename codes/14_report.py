@@ -4,8 +4,8 @@ Only the metrics are required; of everything else that is missing the page says 
 single ECGs are on it only if the records are synthetic or with --with-examples.
 
 Reads:  artifacts/final_results/{metrics.csv,final_metrics_report.csv} artifacts/final_results/*
-        artifacts/ptbxl_*.csv artifacts/signals/*.json artifacts/signals/rejecte*.csv
-        artifacts/**/config.json
+        artifacts/ptbxl_*.csv artifacts/signals/*.json artifacts/signals/rejected.csv?
+        artifacts/**/config.json PTB-XL/planted_signs.csv?
         artifacts/interpretability_results/* artifacts/eda_plots/*.png
 Writes: artifacts/final_results/report.html artifacts/README.md
 Run:    python codes/14_report.py

@@ -1,9 +1,10 @@
 """Classify recordings: WFDB records, or folders of them, in; probabilities of the five superclasses out.
 
-Any sampling rate, length, gain and order of leads; what differs from PTB-XL is converted and said on standard error.
+Any gain and order of leads, 50 Hz to 20 kHz, at least one window long: 2.5 s for the networks, 10 s for the baselines.
+What differs from PTB-XL is converted and said on standard error.
 Exit code 1: some records could not be used; 2: none was found, or the model is missing. Not a medical device.
 
-Reads:  artifacts/resnet_augmented/{config.json,best.pt}
+Reads:  artifacts/resnet_standard/{config.json,best.pt}
 Run:    python codes/predict.py FILE_OR_FOLDER... --format csv --picture pictures/
 """
 
@@ -37,7 +38,7 @@ PICTURE_SECONDS = 10
 class Settings:
     records: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_FOLDER...")]
     """WFDB records, with or without .hea or .dat, and folders, searched with all below them."""
-    model: str = "resnet_augmented"
+    model: str = "resnet_standard"
     """Run folder below --artifacts, such as inception_standard, xresnet_standard/seed1 or baseline/minirocket_ridge."""
     artifacts: Path = ROOT / "artifacts"
     """Folder with the trained models."""
@@ -94,7 +95,9 @@ def predict_files(
 def load_model(artifacts: Path, model: str, *, device: str, precision: Precision) -> Predictor:
     folder = artifacts / model
     if not (folder / "config.json").exists():
-        known = sorted(path.parent.relative_to(artifacts).as_posix() for path in artifacts.glob("**/config.json"))
+        weights = (path for name in ("best.pt", "model.*") for path in artifacts.glob(f"**/{name}"))
+        folders = {path.parent for path in weights if (path.parent / "config.json").exists()}
+        known = sorted(folder.relative_to(artifacts).as_posix() for folder in folders)
         there = f"there are {', '.join(known)}" if known else "train one with codes/04 to 10"
         raise UserError(f"no model in {folder}: {there} (--model)")
     return load_run(folder, device=device, precision=precision)

@@ -25,7 +25,7 @@ CODES = Path(__file__).resolve().parent
 # What --demo changes; --set has the last word.
 DEMO = (
     *("00.demo=true", "00.records=800"),
-    *("0[5-9].epochs=8", "10.epochs=8", "0[5-9].batch_size=64", "10.batch_size=64"),
+    *("0[5-9].epochs=6", "10.epochs=6", "0[5-9].batch_size=64", "10.batch_size=64"),
     *("13.records_per_class=6", "13.drawn_per_class=1"),
 )
 
@@ -49,7 +49,7 @@ class Settings:
     dry_run: bool = False
     """Say which stages would run and why; run nothing."""
     seeds: tuple[int, ...] = (0,)
-    """Train each network (05-10) once per seed; seeds other than 0 go to a folder seedN in the run's."""
+    """Train each network (05-10) once per seed, 0 among them; others go to a folder seedN in the run's."""
     jobs: int = 1
     """Number of stages at work at the same time; they share the cores."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STAGE.FLAG=VALUE...")] = ()
@@ -63,8 +63,10 @@ def run_all(settings: Settings, *, codes: Path = CODES, demo: Sequence[str] = DE
     """
     if settings.start and settings.only:
         raise UserError("--from and --only: use one of them")
-    if settings.jobs < 1 or not settings.seeds or min(settings.seeds) < 0:
+    if settings.jobs < 1 or min(settings.seeds, default=0) < 0:
         raise UserError("--jobs must be at least 1, and --seeds at least 0")
+    if 0 not in settings.seeds:
+        raise UserError("--seeds needs 0 among them: it is the one that stages 12 and 13 look at")
     below = "demo" if settings.demo else ""
     folders = Folders(
         codes=codes,
@@ -87,10 +89,11 @@ def run_all(settings: Settings, *, codes: Path = CODES, demo: Sequence[str] = DE
 
     written = {token for job in selected for token in job.writes}
     for job in selected:
-        for token in job.stage.reads:
-            if "*" not in token and token not in written and not folders.locate(token).exists():
-                maker = next((j.stage.path.name for j in jobs if token in j.writes), "00_get_data.py")
-                raise UserError(f"{job.stage.path.name} needs {folders.locate(token)}: run codes/{maker} first")
+        for token in job.stage.required:
+            if token not in written and not folders.locate(token).exists():
+                makers = [f": run codes/{j.stage.path.name} first" for j in jobs if token in j.writes]
+                cure = makers[0] if makers else ", which no stage writes"
+                raise UserError(f"{job.stage.path.name} needs {folders.locate(token)}{cure}")
 
     # A PTB-XL that lies there is never touched: only a synthetic one is made anew, and only by --demo.
     complete = all(folders.locate(token).exists() for token in DATABASE)

@@ -53,12 +53,19 @@ def user_errors() -> Iterator[None]:
     except OSError as error:  # no space left, permission denied, read-only: the message names the file
         sys.exit(_complain(f"{error.strerror or error}: {error.filename or ''}", 2))
     except KeyboardInterrupt:
-        sys.exit(_complain("stopped by Ctrl-C; what was written so far is whole", 130))
+        sys.exit(_complain("stopped; what was written so far is whole", 130))
 
 
 def _complain(message: str, code: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def cores() -> int:
+    """Return how many threads to use: the processors this process may run on, but no more than OMP_NUM_THREADS."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 
 
 def check_at_least(flag: str, value: float, least: float) -> None:

@@ -2,7 +2,8 @@
 
 Attributions are taken with respect to the channels that the network computes on, behind its front end: the
 standardised leads and their standardised time derivatives. So the share of either kind can be measured. What is
-explained is the logit of a record's class, averaged over windows that cover the record end to end once.
+explained is the logit of a record's class, averaged over windows that lie end to end (where the window does not divide
+the record they overlap a little), while predictions are averaged over windows that overlap by half.
 """
 
 import copy
@@ -18,7 +19,7 @@ from scipy.ndimage import uniform_filter1d
 from scipy.stats import binomtest, rankdata
 from tqdm import tqdm
 
-from ecg.artifacts import UserError, read_json, write_csv
+from ecg.artifacts import UserError, check_at_least, read_json, write_csv
 from ecg.data import UV_PER_MV, Signals, load_signals
 from ecg.inference import Task, pick_device, predict, window_starts
 from ecg.labels import CLASSES, LEADS
@@ -58,8 +59,10 @@ def explain(
     device: str,
 ) -> None:
     """Write the tables and figures of `codes/13_interpretability.py`; of `data` only planted signs are read."""
-    if min(records_per_class, steps) < 1 or drawn_per_class < 0:
-        raise UserError("--records-per-class and --steps must be at least 1, --drawn-per-class at least 0")
+    check_at_least("--records-per-class", records_per_class, 1)
+    check_at_least("--drawn-per-class", drawn_per_class, 0)
+    check_at_least("--steps", steps, 1)
+    check_at_least("--seed", seed, 0)
     folder, source = artifacts / "interpretability_results", artifacts / run
     network, config = load_frozen(source, pick_device(device))
     signals = load_signals(artifacts)
@@ -92,7 +95,7 @@ def explain(
     if (data / "planted_signs.csv").exists():
         where = zip(chosen.ecg_id, chosen["class"], strict=True)
         masks = [planted_mask(data, ecg_id, name, rate=signals.fs) for ecg_id, name in where]
-        sanity += pointing(heats, np.stack(masks), chosen["class"], seed)
+        sanity += pointing(heats, millivolt, np.stack(masks), chosen["class"], seed)
     table = pd.DataFrame(sanity, columns=list(SANITY_COLUMNS))
 
     for old in folder.glob("example_*.png"):  # of another choice of records
@@ -104,7 +107,7 @@ def explain(
     save_figure(plot_sanity(table, run), folder / "sanity_checks.png")
     with pd.option_context("display.width", 250, "display.max_colwidth", 90):
         print(table.round(3).to_string(index=False))
-    print(f"{len(drawn) * len(METHODS)} records drawn; all of it in {folder}")
+    print(f"{len(drawn)} records drawn, {len(drawn) * len(METHODS)} pictures; all of it in {folder}")
 
 
 def load_frozen(folder: Path, device: torch.device) -> tuple[Network, dict[str, Any]]:
@@ -168,7 +171,8 @@ def attribute(
     2014). `integrated_gradients` (Sundararajan et al. 2017) goes from the zero signal, the isoelectric line, along
     `steps` points of Gauss-Legendre quadrature, and adds up to the logit's difference between record and zero signal.
     Errors are what the sum misses relative to that difference, or to one logit if the difference is smaller; nan for
-    saliency, which promises no sum.
+    saliency, which promises no sum. Where windows overlap, the attribution is the mean over them, so that no part
+    of a record counts twice; the sum holds before that division.
     Where a network has no derivative channels, their attribution is 0.
     """
     if method not in METHODS:
@@ -192,9 +196,12 @@ def attribute(
                 change = (network.body(channels) - network.body(baseline))[:, label].sum().item()
             errors[i] = abs(values.sum().item() - change) / max(abs(change), len(starts))
         values = values.detach().squeeze(2).unflatten(1, (-1, len(LEADS))).cpu().numpy()  # (W, kinds, 12, window)
-        for start, value in zip(starts, values, strict=True):  # the mean logit's attribution: exact where they overlap
+        for start, value in zip(starts, values, strict=True):
             result[i, : value.shape[0], :, start : start + window] += value / len(starts)
-    return result, errors
+    covered = np.zeros(millivolt.shape[-1], np.float32)  # windows per sample
+    for start in starts:
+        covered[start : start + window] += 1
+    return result / covered, errors
 
 
 def mean_interval(values: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -379,17 +386,22 @@ def _compare(row: dict[str, Any], verb: str, control: str) -> str:
     return f"no difference from {control} is shown"
 
 
-def pointing(heats: dict[Method, np.ndarray], masks: np.ndarray, classes: pd.Series, seed: int) -> list[dict[str, Any]]:
+def pointing(
+    heats: dict[Method, np.ndarray], millivolt: np.ndarray, masks: np.ndarray, classes: pd.Series, seed: int
+) -> list[dict[str, Any]]:
     """Compare the heat with where signs of the class were planted, `masks` (n, 12, T); for synthetic records only.
 
     `mass`: the share of the heat inside, against the mask's share of the record, which is chance. `hit`: whether the
-    hottest sample lies inside (the pointing game of Zhang et al. 2018), with the exact binomial interval. Classes
-    without planted signs are left out.
+    hottest sample lies inside (the pointing game of Zhang et al. 2018), with the exact binomial interval. The signs
+    sit on the waves, so a picture of the signal itself, `largest amplitude`, beats chance too; `mass minus largest
+    amplitude` is the paired difference. Classes without planted signs are left out.
     """
     rows = []
+    amplitude = np.abs(millivolt)
+    mass_of_amplitude = (amplitude * masks).sum(axis=(1, 2)) / np.maximum(amplitude.sum(axis=(1, 2)), 1e-30)
     area = masks.mean(axis=(1, 2))
     names = [name for name in dict.fromkeys(classes) if area[classes == name].any()]
-    for method, heat in heats.items():
+    for method, heat in {**heats, "largest amplitude": amplitude}.items():
         mass = (heat * masks).sum(axis=(1, 2)) / np.maximum(heat.sum(axis=(1, 2)), 1e-30)
         hottest = heat.reshape(len(heat), -1).argmax(axis=1)
         hit = masks.reshape(len(masks), -1)[np.arange(len(masks)), hottest].astype(float)
@@ -403,6 +415,10 @@ def pointing(heats: dict[Method, np.ndarray], masks: np.ndarray, classes: pd.Ser
             exact = binomtest(int(hit[of_class].sum()), len(chance)).proportion_ci()  # resampling 0 of 7 gives only 0
             row |= {"ci_low": exact.low, "ci_high": exact.high}
             rows.append(row | {"verdict": _compare(row, "lies in the signs", "chance")})
+            if method in heats:
+                more = (mass - mass_of_amplitude)[of_class]
+                row = _row("planted signs: mass minus largest amplitude", method, name, more, seed, reference=0.0)
+                rows.append(row | {"verdict": _compare(row, "lies in the signs", "largest amplitude")})
     return rows
 
 

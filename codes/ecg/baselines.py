@@ -5,7 +5,6 @@ leaving out patients of the training records in turn; the validation and test re
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ecg.artifacts import UserError, atomic, check_at_least, require, write_json
+from ecg.artifacts import UserError, atomic, check_at_least, cores, require, write_json
 from ecg.custom_transformers import LeadStatistics
 from ecg.data import available, load_signals
 from ecg.inference import Task
@@ -35,13 +34,6 @@ from ecg.predictions import machine, run_folder, write_predictions, write_valida
 MADE_BY = "codes/04_train_baseline_ml.py"
 ALPHAS = np.logspace(2, 6, 13)  # ridge penalties; PTB-XL chooses 10^3 to 10^4
 FOLDS = GroupKFold(5)
-
-
-def cores() -> int:
-    """Return how many threads to use: the processors this process may run on, but no more than OMP_NUM_THREADS."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 
 
 class Naive:

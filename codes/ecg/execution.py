@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from ecg.artifacts import UserError, write_json
+from ecg.artifacts import UserError, cores, write_json
 from ecg.stages import PAGES, Job, command_line
 
 LOG_LINES = 15  # shown of a log when its stage fails
@@ -38,7 +38,13 @@ class Folders:
         return {"codes": self.codes, "PTB-XL": self.data, "artifacts": self.artifacts}[top] / rest
 
     def find(self, pattern: str) -> Iterator[str]:
-        """Yield the artifacts that a pattern means; logs, hidden files and another run's folder are none."""
+        """Yield the artifacts that a pattern means; logs, hidden files and another run's folder are none.
+
+        A path that is no pattern is yielded if it is there.
+        """
+        if "*" not in pattern:
+            yield from [pattern] if self.locate(pattern).exists() else []
+            return
         for path in self.artifacts.glob(pattern.removeprefix("artifacts/")):
             parts = path.relative_to(self.artifacts).parts
             if path.is_file() and parts[0] not in ("demo", "logs") and not any(p.startswith(".") for p in parts):
@@ -51,9 +57,9 @@ class Folders:
 class Records:
     """What each finished stage was made of: `.run_all.json` in the artifacts folder.
 
-    A record is {"flags": {flag: value}, "files": {file or folder: [size, time of change, content]}}; it is empty from
-    a stage's start to its end, so that one killed half-way is stale whatever it left. `decided` maps jobs to the
-    reason why they run, stale or not; to an empty one if they never do.
+    A record is {"flags": {flag: value}, "files": {file or folder read: [size, time of change, content]}, "made": {file
+    written: the same}}; it is empty from a stage's start to its end, so that one killed half-way is stale whatever it
+    left. `decided` maps jobs to the reason why they run, stale or not; to an empty one if they never do.
     """
 
     def __init__(self, folders: Folders, decided: Mapping[str, str]) -> None:
@@ -65,9 +71,9 @@ class Records:
 
     def now(self, job: Job) -> dict[str, Any]:
         """Return the record of a stage that would start now."""
-        tokens = [*job.stage.sources, *(token for token in job.stage.reads if "*" not in token)]
-        matched = {token for pattern in job.stage.reads if "*" in pattern for token in self.folders.find(pattern)}
-        tokens += sorted(matched.difference(tokens, job.writes))
+        tokens = [*job.stage.sources, *job.stage.required]
+        found = {token for read in job.stage.reads for token in self.folders.find(read)}
+        tokens += sorted(found.difference(tokens, job.writes))
         seen = self.finished.get(job.name, {}).get("files", {})
         files = {token: _state(self.folders.locate(token), seen.get(token)) for token in tokens}
         return {"flags": {flag: str(value) for flag, value in job.flags.items()}, "files": files}
@@ -80,8 +86,11 @@ class Records:
         if "files" not in before:
             return "not finished before"
         for token in job.writes:
-            if not self.folders.locate(token).exists():
+            path, made = self.folders.locate(token), before.get("made", {}).get(token)
+            if not path.exists():
                 return f"{token} is missing"
+            if made and _state(path, made)[-1] != made[-1]:
+                return f"{token} was changed by another run"
         for flag in before["flags"] | now["flags"]:
             old, new = (record["flags"].get(flag, "not given") for record in (before, now))
             if old != new:
@@ -93,6 +102,10 @@ class Records:
             if tokens:  # the script itself first, then modules, then inputs
                 return f"{tokens[0].rstrip('/')} {what}" + (f", and {len(tokens) - 1} more" if tokens[1:] else "")
         return ""
+
+    def finish(self, job: Job, record: dict[str, Any]) -> None:
+        paths = {token: self.folders.locate(token) for token in job.writes if not token.endswith("/")}
+        self.write(job, record | {"made": {token: _state(path, None) for token, path in paths.items()}})
 
     def write(self, job: Job, record: dict[str, Any]) -> None:
         self.finished[job.name] = record
@@ -168,7 +181,7 @@ def execute(jobs: Sequence[Job], folders: Folders, *, decided: Mapping[str, str]
                             _say("        waiting for the stages that still run; no other is started")
                         failed = True
                     else:
-                        records.write(job, record)
+                        records.finish(job, record)
                 if signals:
                     _say("        stopping")
                     raise KeyboardInterrupt
@@ -207,7 +220,7 @@ def _explain(jobs: Sequence[Job], records: Records) -> int:
 
 def _start(job: Job, folders: Folders, parallel: int, lock: IO[str]) -> subprocess.Popen:
     script, log = job.stage.path, folders.log(job)
-    threads = str(max(1, len(os.sched_getaffinity(0)) // parallel))
+    threads = str(max(1, cores() // parallel))
     environment = dict.fromkeys(THREADS, threads) | os.environ | {"PYTHONUNBUFFERED": "1"}
     if script.suffix == ".ipynb":  # into a page of its own: the notebook stays as it is
         environment |= {"ECG_DATA": str(folders.data), "ECG_ARTIFACTS": str(folders.artifacts)}

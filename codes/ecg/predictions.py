@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -18,7 +20,7 @@ from ecg.metrics import macro_auc, per_class_auc
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model's folder. `name` is its path below the artifacts folder."""
+    """A trained model's folder. `name` is its path below the artifacts folder; `find_runs` says what of the seed."""
 
     name: str
     folder: Path
@@ -81,21 +83,24 @@ def read_predictions(folder: Path, split: str) -> pd.DataFrame:
 def find_runs(artifacts: Path) -> list[Run]:
     """Return every finished run below `artifacts`, in a fixed order.
 
-    A name ends in `/seed0` where the same model was also trained with other seeds. Raises `UserError` if the runs of
-    one model differ in more than the seed (device and precision aside).
+    A name ends in `/seedN` where the same model was trained with several seeds; a lone one has the model's name,
+    whatever its seed. Raises `UserError` if the runs of one model differ in more than the seed (device and precision
+    aside).
     """
     folders = sorted(p.parent for p in artifacts.glob("**/predictions_test.csv"))
     folders = [f for f in folders if "demo" not in f.relative_to(artifacts).parts]
     if not folders:
         raise UserError(f"no predictions_test.csv below {artifacts}: run codes/04_train_baseline_ml.py, then 05 to 10")
-    several = {f.parent for f in folders if f.name.startswith("seed")}
+    models = [f.parent if re.fullmatch(r"seed\d+", f.name) else f for f in folders]
+    seeds = Counter(models)
     runs = []
-    for folder in folders:
+    for folder, model in zip(folders, models, strict=True):
         config = read_json(folder / "config.json", made_by="the training script again")
-        if tuple(config["classes"]) != CLASSES:
-            raise UserError(f"{folder / 'config.json'}: classes are {config['classes']}, not {list(CLASSES)}")
-        name = folder.relative_to(artifacts).as_posix()
-        runs.append(Run(f"{name}/seed0" if folder in several else name, folder, config))
+        if tuple(config.get("classes", ())) != CLASSES:
+            raise UserError(f"{folder / 'config.json'}: classes are {config.get('classes')}, not {list(CLASSES)}")
+        name = model.relative_to(artifacts).as_posix()
+        seed = "seed0" if folder == model else folder.name
+        runs.append(Run(f"{name}/{seed}" if seeds[model] > 1 else name, folder, config))
     _check_that_only_the_seed_differs(runs)
     return runs
 

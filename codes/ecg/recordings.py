@@ -21,6 +21,7 @@ LIMB_LEADS = LEADS[:6]
 FROM_I_II = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
 PLAUSIBLE_STD = (0.01, 5.0)  # mV; a 12-lead ECG's median lead has 0.1 to 0.3
 PLAUSIBLE_FS = (50, 20_000)  # Hz
+EINTHOVEN = 0.1  # how much of lead II the sum I + III may miss; noise and rounding are far below
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ def find_recordings(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """
     found, problems = {}, []
     for path in paths:
-        bare = path if Path(f"{path}.hea").is_file() else path.with_suffix("")
         if path.is_dir():
             records = [header.with_suffix("") for header in path.rglob("*.hea")]
             problem = f"{path}: no WFDB header (*.hea) in this folder or below"
         else:
+            bare = path if Path(f"{path}.hea").is_file() else path.with_suffix("")
             records = [bare] if Path(f"{bare}.hea").is_file() else []
             problem = f"{path}: no WFDB header {bare.name}.hea there"
         found |= {record.resolve(): record for record in records}
@@ -90,7 +91,10 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
         if len(invalid):
             raise RecordError(f"lead {lead} has {len(invalid)} NaN, the first at {invalid[0] / record.fs:.2f} s")
         leads[lead] = values * MV_PER_UNIT[unit.strip().lower()]
+    recorded = {"I", "II", "III"} <= leads.keys()
     notes = _complete(leads)
+    if recorded and np.std(leads["II"] - leads["I"] - leads["III"]) > EINTHOVEN * np.std(leads["II"]):
+        notes.append("lead II is not the sum of I and III: leads may be swapped")
     signal = np.stack([leads[lead] for lead in LEADS]).astype(np.float32)
     std = signal.std(axis=1)
     notes += [f"lead {lead} is flat" for lead in np.asarray(LEADS)[std == 0]]
@@ -100,8 +104,13 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
 
 
 def lead_name(name: str) -> str | None:
-    """Return the lead that a device's name means, such as aVR for `AVR`, `Lead aVR` or `ECG_aVR`, II for `DII`."""
-    bare = re.sub(r"^(ecg|ekg|lead)+", "", re.sub(r"[\s_]", "", name.lower()))
+    """Return the lead that a device's name means, such as aVR for `AVR`, `Lead-aVR` or `ECG_aVR`, II for `DII`.
+
+    A minus is part of the name (`-aVR`, `I-II`) unless it ties on a known word, as in `Lead-I` and `V1-REF`.
+    """
+    bare = re.sub(r"^((ecg|ekg|lead)([\s_.:]+|-)?)+", "", name.strip().lower())
+    bare = re.sub(r"([\s_.-]*ref)?[\s_.]*$", "", bare)
+    bare = re.sub(r"(?<!i)[\s_]|[\s_](?!i)", "", bare)  # "v 6" and "d ii", but "i ii" is not III
     bare = bare[1:] if re.fullmatch("di{1,3}", bare) else bare
     return next((lead for lead in LEADS if lead.lower() == bare), None)
 

@@ -217,16 +217,19 @@ def _runs(configs: list[dict[str, Any]]) -> list[dict[str, str]]:
     for config in configs:
         settings = config.get("settings", {})
         best = config.get("best_epoch")
-        row = {"run": short(config["run"]), "seed": config["seed"], "task": config["task"]}
+        row = {"run": short(config["run"]), "seed": config.get("seed", "–"), "task": config.get("task", "–")}
         row |= {
-            "model": config["model"],
+            "model": config.get("model", "–"),
             "augmented": "yes" if config.get("augment") else "no",
             "weights": f"{config.get('weights', 0):,}",
         }
-        row |= {"epochs": f"{best} of {settings['epochs']}" if best else "–", "n train": config["n_train"]}
-        row |= {"seconds": f"{config['seconds']:.0f}", "precision": config.get("precision", "float64")}
-        row |= {"hardware": f"{config['hardware']}, {config['threads']} thread{'s' * (config['threads'] != 1)}"}
-        rows.append(row | {"date": config["date"]})
+        row |= {"epochs": f"{best} of {settings.get('epochs', '–')}" if best else "–"}
+        row |= {"n train": config.get("n_train", "–")}
+        row |= {"seconds": f"{config['seconds']:.0f}" if "seconds" in config else "–"}
+        row |= {"precision": config.get("precision", "float64")}
+        threads = config.get("threads", "–")
+        row |= {"hardware": f"{config.get('hardware', '–')}, {threads} thread{'s' * (threads != 1)}"}
+        rows.append(row | {"date": config.get("date", "–")})
     table = pd.DataFrame(rows)
     table.loc[table.weights == "0", "weights"] = "–"
     return _records(table)

@@ -6,7 +6,8 @@ A script declares its files once, in its docstring (a notebook in its first mark
     Writes: artifacts/signals/{signals.npy,meta.json}
 
 `PTB-XL/` stands for the data folder, `artifacts/` for the artifacts folder; braces expand as in a shell; a continued
-line is indented. Patterns are for Reads only and mean the files that are there. A folder ends in `/`.
+line is indented. A folder ends in `/`. For Reads only: patterns mean the files that are there, and what ends in `?` is
+read if it is there.
 """
 
 import ast
@@ -41,12 +42,13 @@ class Flag:
 
 @dataclass(frozen=True)
 class Stage:
-    """A numbered script. `reads` and `writes` are as declared, with braces expanded."""
+    """A numbered script. `reads` and `writes` are as declared, with braces expanded and without `?`."""
 
     path: Path
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    sources: tuple[str, ...]  # the script, then what it imports of this project, directly or by an import
+    required: tuple[str, ...]  # of `reads`, what is neither a pattern nor optional
+    sources: tuple[str, ...]  # the script, what it imports of this project, and files in ecg/ which those name
     flags: dict[str, Flag]
 
     @property
@@ -83,8 +85,13 @@ def find_stages(codes: Path) -> list[Stage]:
         finder = ModuleFinder([str(codes)])  # follows imports inside functions too; runs nothing
         finder.scan_code(compile(script, path, "exec"), finder.add_module("__main__"))
         modules = sorted(Path(module.__file__) for module in finder.modules.values() if module.__file__)
-        sources = tuple(f"codes/{file.relative_to(codes).as_posix()}" for file in (path, *modules))
-        stages.append(Stage(path, declared["Reads"], declared["Writes"], sources, find_flags(path, codes)))
+        files = [path, *modules]
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        files += [p for p in sorted(codes.glob("ecg/*.*")) if p.suffix != ".py" and p.name in text]
+        sources = tuple(f"codes/{file.relative_to(codes).as_posix()}" for file in files)
+        reads = tuple(token.removesuffix("?") for token in declared["Reads"])
+        required = tuple(token for token in declared["Reads"] if "*" not in token and not token.endswith("?"))
+        stages.append(Stage(path, reads, declared["Writes"], required, sources, find_flags(path, codes)))
     return stages
 
 
@@ -121,6 +128,10 @@ def assign(stages: Sequence[Stage], assignments: Iterable[str]) -> dict[str, dic
         matched = choose(stages, [pattern])
         if flag in SET_ELSEWHERE and (flag != "seed" or any(s.number in SEEDED for s in matched)):
             raise UserError(f"--set {text}: use {SET_ELSEWHERE[flag]}")
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise UserError(f"--set {text}: {error}") from None
         having = [stage for stage in matched if flag in stage.flags]
         if not having:
             known = [name for name in matched[0].flags if name not in SET_ELSEWHERE]
@@ -189,7 +200,7 @@ def _declared(prose: str, name: str, path: Path) -> Iterator[str]:
     for token in " ".join(lines).split():
         if "/" not in token:
             continue  # a word between the paths
-        wrong = token.count("{") != token.count("}") or (name == "Writes" and "*" in token)
+        wrong = token.count("{") != token.count("}") or (name == "Writes" and set(token) & set("*?"))
         if wrong or not token.startswith(("PTB-XL/", "artifacts/")):
             raise UserError(f"{path}: {name}: {token!r} is not a path below PTB-XL/ or artifacts/")
         parts = re.split(r"\{([^{}]*)\}", token)  # every second one stood in braces

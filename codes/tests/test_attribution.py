@@ -91,7 +91,14 @@ def test_windows_that_overlap_still_add_up():
     with torch.no_grad():
         logits = [network(torch.from_numpy(x[:, :, s : s + WINDOW]))[0, 1] for s in starts]
         change = torch.stack(logits).mean() - network(torch.zeros(1, 12, WINDOW))[0, 1]
-    assert maps.sum() == pytest.approx(change.item(), abs=0.01)
+    covered = sum((np.arange(600) >= s) & (np.arange(600) < s + WINDOW) for s in starts)
+    assert (maps * covered).sum() == pytest.approx(change.item(), abs=0.01)
+
+
+def test_what_two_windows_cover_does_not_count_twice():
+    network, x = looking_at(slice(0, 12)), np.full((1, 12, 600), 0.3, np.float32)  # every sample matters alike
+    maps, _ = attribute(network, x, np.array([1]), method="saliency", window=WINDOW)
+    assert np.ptp(maps[0, 0], axis=-1) == pytest.approx(np.zeros(12), abs=1e-7) and maps[0, 0].all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -170,11 +177,29 @@ def test_pointing_game_knows_a_hit_from_a_miss_and_leaves_out_classes_without_si
     masks[:4, 3, 40:60] = True
     classes = pd.Series(["MI"] * 4 + ["NORM"] * 2)
     heats = {METHODS[0]: masks.astype(float), METHODS[1]: 1.0 - masks}
-    table = pd.DataFrame(pointing(heats, masks, classes, 0)).set_index(["method", "check", "setting"])
+    millivolt = np.where(masks, 3.0, -1.0)  # largest in the signs, but not only there
+    table = pd.DataFrame(pointing(heats, millivolt, masks, classes, 0)).set_index(["method", "check", "setting"])
     assert set(table.index.get_level_values("setting")) == {"MI", "all"}
     assert table.value[METHODS[0], "planted signs: mass", "MI"] == 1
     assert table.value[METHODS[1], "planted signs: hit", "all"] == 0
     assert table.reference[METHODS[0], "planted signs: mass", "MI"] == pytest.approx(20 / 1200)
+    share = 3 * 20 / (3 * 20 + 1180)
+    assert table.value["largest amplitude", "planted signs: mass", "MI"] == pytest.approx(share)
+    more = table.xs(("planted signs: mass minus largest amplitude", "MI"), level=("check", "setting"))
+    assert more.value[METHODS[0]] == pytest.approx(1 - share) and list(more.index) == list(METHODS)
+    assert "more than largest amplitude" in more.verdict[METHODS[0]]
+    assert "less than largest amplitude" in more.verdict[METHODS[1]]
+
+
+def test_a_picture_of_the_signal_itself_is_not_called_better_than_the_largest_amplitude():
+    rng = np.random.default_rng(0)
+    masks = np.zeros((6, 12, 100), bool)
+    masks[:, :, 40:60] = True  # on the waves
+    millivolt = masks + 0.1 * rng.normal(size=masks.shape)
+    table = pd.DataFrame(pointing({METHODS[0]: np.abs(millivolt)}, millivolt, masks, pd.Series(["MI"] * 6), 0))
+    verdicts = table[table.method == METHODS[0]].groupby("check").verdict.first()
+    assert "more than chance" in verdicts["planted signs: mass"]
+    assert verdicts["planted signs: mass minus largest amplitude"] == "no difference from largest amplitude is shown"
 
 
 def labelled(n: int = 60) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -221,6 +246,8 @@ def test_a_run_that_is_not_there_is_an_error_that_names_the_script(tmp_path):
     settings = {"records_per_class": 1, "drawn_per_class": 1, "steps": 1, "seed": 0, "device": "cpu"}
     with pytest.raises(UserError, match=r"codes/05_train_resnet1d\.py"):
         explain(data=tmp_path, artifacts=tmp_path, run="resnet_standard", **settings)
+    with pytest.raises(UserError, match="--seed is -1, must be at least 0"):
+        explain(data=tmp_path, artifacts=tmp_path, run="resnet_standard", **settings | {"seed": -1})
 
 
 def test_a_demo_run_leaves_importance_checks_and_pictures(demo: Demo):

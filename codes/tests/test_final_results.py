@@ -193,7 +193,7 @@ def test_hyp_and_cd_stand_in_their_own_rows_and_columns(tmp_path):  # trap 1
     answer = test.label.map(planted).fillna("NORM")
     probability = (answer.to_numpy()[:, None] == np.array(["NORM", "MI", "STTC", "CD", "HYP"])) * 0.9
     write_predictions(folder, "test", test.ecg_id.to_numpy(), probability)
-    path = comparison(tmp_path) / "confusion_matrix_inception_standard_seed1.csv"
+    path = comparison(tmp_path) / "confusion_matrix_inception_standard.csv"
     matrix = pd.read_csv(path, index_col="true")
     counts = test.label.value_counts()
     assert matrix.loc["CD", "HYP"] == counts["CD"] and matrix.loc["CD", "CD"] == 0
@@ -283,6 +283,27 @@ def test_seeds_on_other_devices_and_without_settings_are_averaged(tmp_path):
     write_run(tmp_path, "resnet_standard", seed=2, epochs=40)
     write_run(tmp_path, "baseline/naive")
     assert [run.model for run in find_runs(tmp_path)] == ["baseline/naive", "resnet_standard", "resnet_standard"]
+
+
+def test_a_model_trained_with_one_seed_only_is_in_every_table_whatever_the_seed(tmp_path):
+    write_labels(tmp_path)
+    write_run(tmp_path, "baseline/naive", strength=0.0)
+    folder = write_run(tmp_path, "resnet_standard", seed=1, strength=2.0)
+    assert [(run.name, run.folder) for run in find_runs(tmp_path)][1] == ("resnet_standard", folder)
+    report = pd.read_csv(results(tmp_path) / "final_metrics_report.csv").set_index("run")
+    assert list(report.index) == ["resnet_standard", "baseline/naive"] and (report.seeds == 1).all()
+    pairs = pd.read_csv(comparison(tmp_path) / "pairwise.csv")
+    assert {*pairs.run_a, *pairs.run_b} == {"baseline/naive", "resnet_standard"}
+    write_run(tmp_path, "resnet_standard", seed=2)
+    assert [run.name for run in find_runs(tmp_path)][1:] == ["resnet_standard/seed1", "resnet_standard/seed2"]
+
+
+def test_a_run_whose_config_names_no_classes_is_refused(tmp_path):
+    write_labels(tmp_path)
+    folder = write_run(tmp_path, "my_model")
+    write_json({"run": "my_model"}, folder / "config.json")
+    with pytest.raises(UserError, match="classes are None"):
+        find_runs(tmp_path)
 
 
 def test_confusion_counts_at_the_frozen_thresholds_add_up(finished):

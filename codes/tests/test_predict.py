@@ -128,11 +128,28 @@ def test_limb_leads_follow_from_any_two_of_them(synthetic: Path, record: pd.Seri
     ("name", "lead"),
     [
         *(("AVR", "aVR"), ("avl", "aVL"), ("Lead II", "II"), ("ECG_V1", "V1"), ("DIII", "III"), ("v 6", "V6")),
-        *(("-aVR", None), ("MLII", None), ("resp", None), ("V7", None), ("", None)),
+        *(
+            ("Lead-I", "I"),
+            ("I.", "I"),
+            ("V1-REF", "V1"),
+            ("ECG_Lead: aVF", "aVF"),
+            ("D II", "II"),
+            ("ekg.v2 ref", "V2"),
+        ),
+        *(("-aVR", None), ("Lead -aVR", None), ("ECG_-aVR", None), ("I-II", None), ("I II", None), ("V1-V2", None)),
+        *(("MLII", None), ("resp", None), ("V7", None), ("ref", None), ("", None)),
     ],
 )
 def test_leads_are_known_by_their_usual_names_only(name: str, lead: str | None):
     assert lead_name(name) == lead
+
+
+def test_leads_that_contradict_einthovens_law_are_noted(synthetic: Path, record: pd.Series, tmp_path: Path):
+    whole = read_recording(synthetic / record.filename_lr)
+    assert not whole.notes
+    swapped = ("II", "I", *LEADS[2:])
+    (note,) = read_recording(write(tmp_path / "swapped", whole.signal, leads=swapped)).notes
+    assert "leads may be swapped" in note
 
 
 def damage(folder: Path, signal: np.ndarray) -> dict[str, str]:
@@ -218,6 +235,15 @@ def test_a_missing_or_damaged_model_is_an_error_that_says_what_to_do(artifacts: 
         load_run(tmp_path / "run")
 
 
+def test_known_models_are_those_that_can_be_loaded(artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path):
+    shutil.copytree(artifacts / "resnet_augmented", tmp_path / "resnet_augmented")
+    write_json({}, _made(tmp_path / "baseline/naive") / "config.json")
+    (tmp_path / "baseline/naive/model.npz").touch()
+    write_json({}, _made(tmp_path / "predictions_only") / "config.json")
+    done = run_predict(synthetic / record.filename_lr, "--artifacts", tmp_path, "--model", "nobody")
+    assert done.returncode == 2 and "there are baseline/naive, resnet_augmented (--model)" in done.stderr
+
+
 def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series):
     path = synthetic / record.filename_lr
     folder = synthetic / "records100"
@@ -225,3 +251,9 @@ def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series)
     assert found == sorted(header.with_suffix("") for header in folder.rglob("*.hea")) and not problems
     with pytest.raises(RecordError, match="missing"):
         read_recording(path.with_name("nobody"))
+
+
+def test_the_folder_one_stands_in_is_searched(synthetic: Path, record: pd.Series, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir((synthetic / record.filename_lr).parent)
+    found, problems = find_recordings([Path()])
+    assert Path(record.filename_lr).name in [path.name for path in found] and not problems

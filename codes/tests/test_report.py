@@ -113,6 +113,16 @@ def test_text_from_files_cannot_become_markup(artifacts):
     assert "<b>x86</b>" not in html and "&lt;b&gt;x86&lt;/b&gt;" in html
 
 
+def test_a_users_own_run_needs_no_more_in_its_config_than_the_classes(artifacts):
+    config = artifacts / "baseline/naive/config.json"
+    before = config.read_text(encoding="utf-8")
+    try:
+        write_json({"classes": CLASSES}, config)
+        assert "–, – threads" in Page(written(artifacts)).text
+    finally:
+        config.write_text(before, encoding="utf-8")
+
+
 def test_pictures_of_real_records_stay_out_unless_asked_for(artifacts):
     folder = artifacts / "interpretability_results"
     columns = ["check", "method", "setting", "value", "ci_low", "ci_high", "reference", "n", "verdict"]
