@@ -28,7 +28,7 @@ WINDOW = 250
 
 @pytest.fixture(scope="module")
 def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Preprocessed synthetic records and, as `resnet_augmented`, a network with random but decided weights."""
+    """Preprocessed synthetic records and, as the default model, a network with random but decided weights."""
     folder = tmp_path_factory.mktemp("predict")
     make_splits(data=synthetic, artifacts=folder, split="folds", label_policy="any")
     preprocess(data=synthetic, artifacts=folder, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=True)
@@ -37,10 +37,10 @@ def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     network = build("resnet1d", signals.meta)
     with torch.no_grad():
         network.body[-1][-1].weight.mul_(10)  # answers that differ from record to record
-    torch.save({"weights": network.state_dict()}, _made(folder / "resnet_augmented") / "best.pt")
+    torch.save({"weights": network.state_dict()}, _made(folder / "resnet_standard") / "best.pt")
     config = {"model": "resnet1d", "task": "multilabel", "derivatives": True, "window": WINDOW}
     config |= {"classes": CLASSES, "leads": LEADS, "signals": signals.meta}
-    write_json(config, folder / "resnet_augmented" / "config.json")
+    write_json(config, folder / "resnet_standard" / "config.json")
     return folder
 
 
@@ -69,9 +69,9 @@ def run_predict(*words: object) -> subprocess.CompletedProcess:
 def test_a_stored_network_answers_raw_files_as_it_did_in_training(artifacts: Path, synthetic: Path):
     """From the WFDB file through our own reading and filtering, against the array that training predicts from."""
     signals, table = load_signals(artifacts), read_split(artifacts, "test").head(5)
-    run = load_run(artifacts / "resnet_augmented", device="cpu", precision="fp32")
+    run = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
     network = build("resnet1d", signals.meta)
-    network.load_state_dict(torch.load(artifacts / "resnet_augmented/best.pt", weights_only=True)["weights"])
+    network.load_state_dict(torch.load(artifacts / "resnet_standard/best.pt", weights_only=True)["weights"])
     where = {"window": WINDOW, "task": "multilabel", "device": torch.device("cpu"), "dtype": torch.float32}
     expected = predict(network, signals.array, signals.rows(table.ecg_id.to_numpy()), **where)
     raw = np.stack([read_recording(synthetic / name).signal for name in table.filename_lr])
@@ -82,7 +82,7 @@ def test_a_stored_network_answers_raw_files_as_it_did_in_training(artifacts: Pat
 def test_rate_order_gain_and_unit_of_a_recording_do_not_change_the_answer(
     artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
 ):
-    run = load_run(artifacts / "resnet_augmented", device="cpu", precision="fp32")
+    run = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
     low = read_recording(synthetic / record.filename_lr)
     high = read_recording(synthetic / record.filename_hr)
     expected = run.predict(low.signal[None], low.fs)
@@ -107,7 +107,7 @@ def test_resampling_lets_nothing_above_the_new_limit_through():
 
 
 def test_a_long_recording_is_the_mean_over_its_windows_and_a_short_one_is_refused(artifacts: Path):
-    run = load_run(artifacts / "resnet_augmented", device="cpu", precision="fp32")
+    run = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
     prepared = load_signals(artifacts).array[:2]
     parts = [run.predict_prepared(prepared[:, :, s : s + WINDOW]) for s in range(0, 751, 125)]
     np.testing.assert_allclose(run.predict_prepared(prepared), np.mean(parts, axis=0), atol=1e-5)
@@ -226,7 +226,7 @@ def test_nothing_to_predict_is_exit_code_2(tmp_path: Path):
 
 
 def test_a_missing_or_damaged_model_is_an_error_that_says_what_to_do(artifacts: Path, tmp_path: Path):
-    shutil.copytree(artifacts / "resnet_augmented", tmp_path / "run")
+    shutil.copytree(artifacts / "resnet_standard", tmp_path / "run")
     (tmp_path / "run/best.pt").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"best\.pt does not hold the weights of resnet1d"):
         load_run(tmp_path / "run")
@@ -236,12 +236,12 @@ def test_a_missing_or_damaged_model_is_an_error_that_says_what_to_do(artifacts: 
 
 
 def test_known_models_are_those_that_can_be_loaded(artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path):
-    shutil.copytree(artifacts / "resnet_augmented", tmp_path / "resnet_augmented")
+    shutil.copytree(artifacts / "resnet_standard", tmp_path / "resnet_standard")
     write_json({}, _made(tmp_path / "baseline/naive") / "config.json")
     (tmp_path / "baseline/naive/model.npz").touch()
     write_json({}, _made(tmp_path / "predictions_only") / "config.json")
     done = run_predict(synthetic / record.filename_lr, "--artifacts", tmp_path, "--model", "nobody")
-    assert done.returncode == 2 and "there are baseline/naive, resnet_augmented (--model)" in done.stderr
+    assert done.returncode == 2 and "there are baseline/naive, resnet_standard (--model)" in done.stderr
 
 
 def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series):
