@@ -53,7 +53,7 @@ def user_errors() -> Iterator[None]:
     except OSError as error:  # no space left, permission denied, read-only: the message names the file
         sys.exit(_complain(f"{error.strerror or error}: {error.filename or ''}", 2))
     except KeyboardInterrupt:
-        sys.exit(_complain("stopped; what was written so far is whole", 130))
+        sys.exit(_complain("stopped; what was written so far is whole, and the same command goes on from there", 130))
 
 
 def _complain(message: str, code: int) -> int:
@@ -94,6 +94,8 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:  # a full disk is noticed by a write, which knows no file name
+        raise error if error.filename else OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,35 +1,43 @@
-"""Training of one network: one loop for every model, task, device and precision.
+"""Training of one network: one loop for every model, task, precision and number of devices.
 
-Randomness is a function of (seed, epoch), so a training that was killed resumes from `last.pt` without stored
-generators and ends with the same weights as one that was not.
+Randomness is a function of (seed, epoch, step), so a training that was killed resumes from `last.pt` in the middle of
+an epoch without stored generators, and ends with the same weights as one that was not.
 """
 
+import copy
 import hashlib
+import io
 import json
 import os
 import pickle
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ecg.artifacts import Folders, UserError, atomic, check_at_least, write_csv, write_json
 from ecg.augmentation import augment_batch, mixup
 from ecg.data import Signals, available, load_signals
-from ecg.inference import Precision, Task, autocast, pick_device, pick_dtype, predict, to_millivolt
+from ecg.distributed import World, join_world
+from ecg.inference import Precision, Records, Task, autocast, on_device, pick_dtype, predict, send, to_millivolt
 from ecg.labels import CLASSES, LEADS, SPLITS
 from ecg.metrics import macro_auc
 from ecg.models import build
 from ecg.plots import plot_history, plot_lr_finder
 from ecg.predictions import machine, run_folder, write_predictions, write_validation_aucs
+
+CHECKPOINT_SECONDS = 30  # between checkpoints within an epoch; one costs about a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class TrainingSettings(Folders):
     epochs: int = 40
     """Passes over the training records; the one-cycle schedule is stretched over them."""
     batch_size: int = 128
-    """Records per step."""
+    """Records per step, over all devices."""
     lr: float = 0.01
     """Highest learning rate of the one-cycle schedule; 0 takes the suggestion of the learning-rate finder."""
     lr_finder: bool = False
@@ -91,16 +99,38 @@ def loss_of(output: torch.Tensor, target: torch.Tensor, task: Task) -> torch.Ten
     return functional.cross_entropy(output, target)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: int16 microvolts (B, 12, crop), targets (B, 5), and the generators for its changes."""
+
+    microvolt: Records
+    target: np.ndarray
+    rng: np.random.Generator
+    noise: torch.Generator
+
+
+def steps_per_epoch(n_records: int, batch_size: int) -> int:
+    return -(-n_records // batch_size)
+
+
 def batches(
-    array: np.ndarray, split: Split, *, size: int, crop: int, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (int16 microvolts (B, 12, crop), target (B, 5)): every record once, in random order, at a random crop."""
+    array: Records, split: Split, *, size: int, crop: int, seed: int, epoch: int, device: torch.device, first: int = 0
+) -> Iterator[Batch]:
+    """Yield the batches of an epoch from step `first` on: every record once, in random order, at a random crop.
+
+    They are of equal size (to one record), at most `size`: a small last one would weigh its records more.
+    """
+    rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(split.rows))
     starts = rng.integers(0, array.shape[-1] - crop, size=len(order), endpoint=True)
-    for i in range(0, len(order), size):
-        chosen = order[i : i + size]
-        crops = [array[row, :, s : s + crop] for row, s in zip(split.rows[chosen], starts[chosen], strict=True)]
-        yield np.stack(crops), split.target[chosen]
+    view = array.unfold(2, crop, 1) if isinstance(array, torch.Tensor) else sliding_window_view(array, crop, axis=2)
+    parts = np.array_split(np.arange(len(order)), steps_per_epoch(len(order), size))
+    for step in range(first, len(parts)):
+        rng = np.random.default_rng([seed, epoch, step])
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout
+        noise = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        chosen = order[parts[step]]
+        yield Batch(view[split.rows[chosen], :, starts[parts[step]]], split.target[chosen], rng, noise)
 
 
 class Trainer:
@@ -116,69 +146,68 @@ class Trainer:
         average: float,
         task: Task,
         augment: bool,
-        device: torch.device,
+        world: World,
         dtype: torch.dtype,
     ):
-        self.network, self.task, self.augment, self.device, self.dtype = network, task, augment, device, dtype
+        self.task, self.augment, self.world, self.dtype = task, augment, world, dtype
+        self.network, self.average = network, copy.deepcopy(network).requires_grad_(False)
+        self.parallel = world.parallel(network)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay, fused=True)
         # fastai's fit_one_cycle: a quarter up from lr/25, down to lr/1e5, momentum against it
-        self.schedule = OneCycleLR(
-            self.optimizer, lr, total_steps=steps + 1, pct_start=0.25, div_factor=25, final_div_factor=1e5 / 25
+        self.schedule = OneCycleLR(  # which divides by zero where a quarter of the steps is one step
+            self.optimizer, lr, total_steps=max(steps + 1, 5), pct_start=0.25, div_factor=25, final_div_factor=1e5 / 25
         )
-        decay = max(0.0, 1 - 1 / max(1.0, average * steps))
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        # not torch's AveragedModel: it waits for the GPU in every step to see whether this is the first one
+        self._move_average = get_ema_multi_avg_fn(max(0.0, 1 - 1 / max(1.0, average * steps)))
+        pairs = zip(self.average.state_dict().values(), network.state_dict().values(), strict=True)
+        self._averaged = tuple(map(list, zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)))
 
-    def loss(self, crops: np.ndarray, target: np.ndarray, rng: np.random.Generator, noise: torch.Generator):
-        x, y = to_millivolt(crops, self.device), torch.from_numpy(target).to(self.device)
-        if self.augment:
-            x, y = mixup(augment_batch(x, noise), y, rng)
-        with autocast(self.device, self.dtype):
-            output = self.network(x)
-        return loss_of(output.float(), y, self.task)
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Return this process's part of the batch's mean loss, times the number of processes."""
+        n, device = len(batch.target), self.world.device
+        own = self.world.share(n)
+        x, y = batch.microvolt, send(batch.target, device)
+        if self.augment:  # all of the batch: records are blended with each other
+            x, y = mixup(augment_batch(to_millivolt(x, device), batch.noise), y, batch.rng)
+            x, y = x[own], y[own]
+        else:
+            x, y = to_millivolt(x[own], device), y[own]
+        self.world.divide_dropout(self.network, n)
+        with autocast(device, self.dtype):
+            output = self.parallel(x)
+        return loss_of(output.float(), y, self.task) * (len(y) * self.world.size / n)
 
     def step(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        self.average.update_parameters(self.network)
+        self._move_average(*self._averaged, None)
 
     def state(self) -> dict[str, Any]:
-        parts = (self.network, self.average, self.optimizer, self.schedule)
-        return dict(zip(("network", "average", "optimizer", "schedule"), (p.state_dict() for p in parts), strict=True))
+        return {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer", "schedule")}
 
     def load(self, state: dict[str, Any]) -> None:
         for name in ("network", "average", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
 
 
-def generators(seed: int, epoch: int, device: torch.device) -> tuple[np.random.Generator, torch.Generator]:
-    """Return the generators of an epoch, for order and crops and for noise on the device; seeds dropout as well."""
-    rng = np.random.default_rng([seed, epoch])
-    torch.manual_seed(int(rng.integers(2**62)))
-    return rng, torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-
-
 def find_lr(
-    trainer: Trainer, array: np.ndarray, split: Split, *, size: int, crop: int, seed: int, steps: int = 100
+    trainer: Trainer, array: Records, split: Split, *, size: int, crop: int, seed: int, steps: int = 100
 ) -> tuple[pd.DataFrame, float]:
     """Raise the learning rate exponentially from 1e-7 to 10 and watch the loss (Smith 2017); spoils the weights.
 
     Returns the curve (lr, loss smoothed with decay .98) and the suggestion of fastai's "valley" rule: half-way down
     the longest falling run of the curve.
     """
-    rng, noise = generators(seed, 0, trainer.device)
     rates = 1e-7 * (10 / 1e-7) ** (np.arange(steps) / (steps - 1))
     smooth, least, curve = 0.0, np.inf, []
-    stream = iter(())
-    for i, rate in enumerate(rates):
-        batch = next(stream, None)
-        if batch is None:  # the next pass over the records
-            stream = batches(array, split, size=size, crop=crop, rng=rng)
-            batch = next(stream)
+    where = {"size": size, "crop": crop, "seed": seed, "device": trainer.world.device}
+    passes = (batches(array, split, **where, epoch=epoch) for epoch in count(1))
+    for i, (rate, batch) in enumerate(zip(rates, chain.from_iterable(passes), strict=False)):
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate
-        loss = trainer.loss(*batch, rng, noise)
+        loss = trainer.loss(batch)
         trainer.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trainer.optimizer.step()
@@ -222,50 +251,44 @@ def evaluate(probability: np.ndarray, target: np.ndarray, task: Task) -> dict[st
 def train(*, model: str, name: str, **values: Any) -> None:
     """Train `model` and leave the run folder `name`_standard or `name`_augmented; `values`: see TrainingSettings."""
     settings = TrainingSettings(**values)
+    with join_world(settings.device) as world:
+        _train(model, f"{name}_{'augmented' if settings.augment else 'standard'}", settings, world)
+
+
+def _train(model: str, name: str, settings: TrainingSettings, world: World) -> None:
     started = time.perf_counter()
-    name = f"{name}_{'augmented' if settings.augment else 'standard'}"
     folder = run_folder(settings.artifacts, name, settings.seed)
     signals = load_signals(settings.artifacts)
     crop = round(settings.crop_seconds * signals.fs)
-    least = {"epochs": 1, "batch_size": 2, "patience": 1, "seed": 0, "lr": 0, "weight_decay": 0, "average": 0}
+    least = {"epochs": 1, "batch_size": 2 * world.size, "patience": 1, "seed": 0}
+    least |= {"lr": 0, "weight_decay": 0, "average": 0}
     for field, value in least.items():
         check_at_least(f"--{field.replace('_', '-')}", getattr(settings, field), value)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("training on several devices is not built yet: run without torchrun")
     if not signals.fs <= crop <= signals.array.shape[-1]:
         raise UserError(f"--crop-seconds {settings.crop_seconds} must be between 1 and the record's length")
     splits = {part: load_split(settings.artifacts, signals, part, settings.task) for part in SPLITS}
-    device = pick_device(settings.device)
-    dtype = pick_dtype(settings.precision, device)
+    device, dtype = world.device, pick_dtype(settings.precision, world.device)
     if device.type == "cuda":  # the same bits again on the same GPU, where an operation has such a version
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+    array = on_device(signals.array, device)
+    if world.first:
+        _prepare(folder)
 
-    def new_trainer(lr: float) -> Trainer:
+    def new_trainer(lr: float, world: World) -> Trainer:
         torch.manual_seed(settings.seed)
         return Trainer(
             build(model, signals.meta, derivatives=settings.derivatives).to(device),
-            steps=settings.epochs * -(-len(splits["train"].rows) // settings.batch_size),
+            steps=settings.epochs * steps_per_epoch(len(splits["train"].rows), settings.batch_size),
             lr=lr,
             weight_decay=settings.weight_decay,
             average=settings.average,
             task=settings.task,
             augment=settings.augment,
-            device=device,
+            world=world,
             dtype=dtype,
         )
 
-    lr = settings.lr
-    if settings.lr_finder or lr == 0:
-        sample = {"size": settings.batch_size, "crop": crop, "seed": settings.seed}
-        table, suggestion = find_lr(new_trainer(1e-3), signals.array, splits["train"], **sample)
-        lr = lr or suggestion
-        write_csv(table, folder / "lr_finder.csv")
-        plot_lr_finder(table, suggestion, folder / "lr_finder.png")
-        print(f"learning-rate finder suggests {suggestion:.2e}; training with {lr:.2e}")
-
-    trainer = new_trainer(lr)
-    weights = sum(p.numel() for p in trainer.network.parameters())
     facts = {
         "run": folder.relative_to(settings.artifacts).as_posix(),
         "model": model,
@@ -277,40 +300,79 @@ def train(*, model: str, name: str, **values: Any) -> None:
         "window": crop,
         "derivatives": settings.derivatives,
         "signals": signals.meta,
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts")} | {"lr": lr},
-        "weights": weights,
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts")},
         "n_train": len(splits["train"].rows),
         "precision": str(dtype).removeprefix("torch."),
+        "processes": world.size,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         **machine(),
     }
-    print(f"{name}: {model}, {weights:,} weights, seed {settings.seed}, {settings.task}, {facts['precision']}, "
-          f"{facts['threads']} threads, {facts['device']}, {facts['n_train']} training records")  # fmt: skip
     fingerprint = _fingerprint(facts, splits)
-    best, history = _fit(trainer, signals.array, splits, settings, crop, folder / "last.pt", fingerprint)
+    state = _read_checkpoint(folder / "last.pt", fingerprint, world)
+    lr = state["lr"] if state else settings.lr
+    if not state and (settings.lr_finder or lr == 0):  # each process by itself, with the same result
+        sample = {"size": settings.batch_size, "crop": crop, "seed": settings.seed}
+        table, suggestion = find_lr(new_trainer(1e-3, World(device)), array, splits["train"], **sample)
+        lr = lr or suggestion
+        if world.first:
+            write_csv(table, folder / "lr_finder.csv")
+            plot_lr_finder(table, suggestion, folder / "lr_finder.png")
+        world.say(f"learning-rate finder suggests {suggestion:.2e}; training with {lr:.2e}")
+    trainer = new_trainer(lr, world)
+    facts["settings"]["lr"] = lr
+    facts["weights"] = sum(p.numel() for p in trainer.network.parameters())
+    processes = f"{world.size} processes of " if world.size > 1 else ""
+    world.say(
+        f"{name}: {model}, {facts['weights']:,} weights, seed {settings.seed}, {settings.task}, {facts['precision']}, "
+        f"{processes}{facts['threads']} threads, {facts['device']}, {facts['n_train']} training records"
+    )
+    best, history = _fit(trainer, array, splits, settings, crop, folder / "last.pt", state, fingerprint, lr)
 
     trainer.network.load_state_dict(best["weights"])
-    with atomic(folder / "best.pt") as path:
-        torch.save({"weights": best["weights"], "epoch": best["epoch"], "val_macro_auc": best["auc"]}, path)
+    where = {"window": crop, "task": settings.task, "device": device, "dtype": dtype}
+    probability = {}
     for part in SPLITS[1:]:
-        where = {"window": crop, "task": settings.task, "device": device, "dtype": dtype}
-        probability = predict(trainer.network, signals.array, splits[part].rows, **where)
-        write_predictions(folder, part, splits[part].ecg_id, probability)
-        if part == "val":  # the test fold's numbers stand in final_results/ alone, where it is looked at once
-            write_validation_aucs(folder, splits[part].target, probability)
+        rows = splits[part].rows
+        probability[part] = world.join(predict(trainer.network, array, rows[world.share(len(rows))], **where))
+    if not world.first:
+        return
+    write_torch({"weights": best["weights"], "epoch": best["epoch"], "val_macro_auc": best["auc"]}, folder / "best.pt")
+    for part, values in probability.items():
+        write_predictions(folder, part, splits[part].ecg_id, values)
+    # the test fold's numbers stand in final_results/ alone, where it is looked at once
+    write_validation_aucs(folder, splits["val"].target, probability["val"])
     write_csv(history, folder / "history.csv")
-    plot_history(history, folder / "history.png")
+    plot_history(history, folder / "history.png", title=facts["run"])
     facts |= {"best_epoch": best["epoch"], "seconds": round(float(history.seconds.sum()), 1)}
     write_json(facts, folder / "config.json")
-    print(f"best epoch {best['epoch']}: validation macro AUC {best['auc']:.4f}; "
-          f"{time.perf_counter() - started:.0f} s; results in {folder}")  # fmt: skip
+    world.say(
+        f"best epoch {best['epoch']}: validation macro AUC {best['auc']:.4f}; "
+        f"{time.perf_counter() - started:.0f} s; results in {folder}"
+    )
+
+
+def _prepare(folder: Path) -> None:
+    """Make the run folder, see that it can be written to before hours are spent, sweep out what a kill left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    for unfinished in folder.glob(".last.pt.*"):
+        unfinished.unlink()
+
+
+def write_torch(value: Any, path: Path) -> None:
+    """Write what `torch.load(weights_only=True)` can read."""
+    buffer = io.BytesIO()  # given a path, torch.save ends a full disk in an error without a file name
+    torch.save(value, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _fingerprint(facts: dict[str, Any], splits: dict[str, Split]) -> dict[str, str]:
     """What must be equal for `last.pt` to be the beginning of this very training: settings, data and code."""
     here = Path(__file__).parent
-    names = ("training", "augmentation", "inference", "data", "metrics")
+    names = ("training", "distributed", "augmentation", "inference", "data", "metrics")
     sources = [*(here / f"{name}.py" for name in names), *sorted((here / "models").glob("*.py"))]
     code = b"".join(path.read_bytes() for path in sources)
     # test labels are left out: they have no part in training
@@ -325,69 +387,88 @@ def _fingerprint(facts: dict[str, Any], splits: dict[str, Split]) -> dict[str, s
 
 def _fit(
     trainer: Trainer,
-    array: np.ndarray,
+    array: Records,
     splits: dict[str, Split],
     settings: TrainingSettings,
     crop: int,
     checkpoint: Path,
+    state: dict[str, Any] | None,
     fingerprint: dict[str, str],
+    lr: float,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train up to the last epoch or until patience ends, from `checkpoint` if it is of this training."""
+    """Train up to the last epoch or until patience ends, from the `state` of a checkpoint if there is one."""
+    world, train_split, val_split = trainer.world, splits["train"], splits["val"]
     best: dict[str, Any] = {"auc": -1.0, "epoch": 0, "weights": {}}
     history: list[dict[str, float]] = []
-    state = _read_checkpoint(checkpoint, fingerprint, trainer.device)
+    done, spent = 0, 0.0  # steps and seconds of the epoch
+    total = torch.zeros((), device=world.device)  # loss times records, over its steps
     if state:
         trainer.load(state)
-        best, history = state["best"], state["history"]
-        print(f"resumes after epoch {len(history)} from {checkpoint} (delete it to train anew)")
-    train_rows = len(splits["train"].rows)
+        best, history, done, spent = (state[key] for key in ("best", "history", "done", "spent"))
+        total += state["total"]
+        world.say(f"resumes at step {done} of epoch {len(history) + 1} from {checkpoint} (delete it to train anew)")
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        if world.first:
+            progress = {"best": best, "history": history, "done": done, "spent": spent, "total": total.item(), "lr": lr}
+            write_torch({"fingerprint": fingerprint, **progress, **trainer.state()}, checkpoint)
+        saved = time.monotonic()
+
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.patience:
-            print(f"stops: no better validation macro AUC for {settings.patience} epochs")
+            world.say(f"stops: no better validation macro AUC for {settings.patience} epochs")
             break
-        started = time.perf_counter()
-        rng, noise = generators(settings.seed, epoch, trainer.device)
+        started = time.perf_counter() - spent
         trainer.network.train()
-        total = torch.zeros((), device=trainer.device)
-        for crops, target in batches(array, splits["train"], size=settings.batch_size, crop=crop, rng=rng):
-            loss = trainer.loss(crops, target, rng, noise)
+        where = {"size": settings.batch_size, "crop": crop, "device": world.device}
+        for batch in batches(array, train_split, **where, seed=settings.seed, epoch=epoch, first=done):
+            loss = trainer.loss(batch)
             trainer.step(loss)
-            total += loss.detach() * len(crops)  # summed on the device: reading it each step would wait for it
-        where = {"window": crop, "task": settings.task, "device": trainer.device, "dtype": trainer.dtype}
-        probability = predict(trainer.average.module, array, splits["val"].rows, **where, overlap=False)
-        row = {"epoch": epoch, "lr": trainer.schedule.get_last_lr()[0], "train_loss": total.item() / train_rows}
-        row |= evaluate(probability, splits["val"].target, settings.task)
-        if not np.isfinite(row["train_loss"]):
-            raise UserError(f"the loss is not finite in epoch {epoch}: lower --lr (now {settings.lr:g})")
+            # summed on the device: reading it each step would wait for it
+            total += world.sum(loss.detach()) * (len(batch.target) / world.size)
+            done += 1
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                spent = time.perf_counter() - started
+                save()
+        where = {"window": crop, "task": settings.task, "device": world.device, "dtype": trainer.dtype}
+        rows = val_split.rows[world.share(len(val_split.rows))]
+        probability = world.join(predict(trainer.average, array, rows, **where, overlap=False))
+        loss = total.item() / len(train_split.rows)
+        row = {"epoch": epoch, "lr": trainer.schedule.get_last_lr()[0], "train_loss": loss}
+        row |= evaluate(probability, val_split.target, settings.task)
+        if not np.isfinite(loss):
+            raise UserError(f"the loss is not finite in epoch {epoch}: lower --lr (now {lr:g})")
         row["seconds"] = time.perf_counter() - started
         history.append(row)
         if row["val_macro_auc"] > best["auc"]:
-            weights = {k: v.detach().cpu().clone() for k, v in trainer.average.module.state_dict().items()}
+            weights = {k: v.detach().cpu().clone() for k, v in trainer.average.state_dict().items()}
             best = {"auc": row["val_macro_auc"], "epoch": epoch, "weights": weights}
-        with atomic(checkpoint) as path:
-            torch.save({"fingerprint": fingerprint, "best": best, "history": history, **trainer.state()}, path)
+        done, spent = 0, 0.0
+        total.zero_()
+        save()
         left = (settings.epochs - epoch) * row["seconds"]
-        print(
+        world.say(
             f"epoch {epoch:3d}/{settings.epochs}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f} / "
             f"{row['val_loss']:.4f}  accuracy {row['val_accuracy']:.3f}  macro AUC {row['val_macro_auc']:.4f}  "
-            f"{row['seconds']:.1f} s, {left:.0f} s left",
-            flush=True,
+            f"{row['seconds']:.1f} s, {left:.0f} s left"
         )
     if not best["weights"]:
         raise UserError("no epoch had a validation AUC: ptbxl_val.csv needs records with and without each superclass")
     return best, pd.DataFrame(history)
 
 
-def _read_checkpoint(path: Path, fingerprint: dict[str, str], device: torch.device) -> dict[str, Any] | None:
+def _read_checkpoint(path: Path, fingerprint: dict[str, str], world: World) -> dict[str, Any] | None:
     """Return the state in `path` if it belongs to this training; None if there is none or it is another's."""
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=world.device, weights_only=True)
         different = [key for key in fingerprint if state["fingerprint"].get(key) != fingerprint[key]]
     except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): delete it") from None
     if different:
-        print(f"{path} is of a training with another {', '.join(different)}: begins anew")
+        world.say(f"{path} is of a training with another {', '.join(different)}: begins anew")
         return None
     return state

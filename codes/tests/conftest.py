@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = ROOT / "codes"
@@ -53,3 +54,32 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=1200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
     return Demo(data, artifacts, command, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def prepared(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifacts folder with the splits and signals of a small synthetic PTB-XL."""
+    from ecg.data import preprocess
+    from ecg.labels import make_splits
+
+    artifacts = tmp_path_factory.mktemp("prepared")
+    make_splits(data=synthetic, artifacts=artifacts, split="folds", label_policy="any")
+    preprocess(data=synthetic, artifacts=artifacts, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=False)
+    return artifacts
+
+
+@pytest.fixture
+def artifacts(prepared: Path, tmp_path: Path) -> Path:
+    """The same in a folder of the test's own: the signals linked, the tables copied."""
+    (tmp_path / "signals").symlink_to(prepared / "signals")
+    for path in prepared.glob("ptbxl_*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def best_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "best.pt", weights_only=True)["weights"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

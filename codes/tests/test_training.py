@@ -1,57 +1,29 @@
 """The training loop: what it promises, and the traps it must not fall into."""
 
 import json
-import os
 import runpy
-import signal
-import subprocess
-import sys
 from dataclasses import MISSING, fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import best_weights, equal
 
 from ecg.artifacts import ROOT, UserError
 from ecg.augmentation import add_noise, augment_batch, drop_leads, mixup, scale_amplitude
 from ecg.data import load_signals, preprocess
+from ecg.distributed import World
 from ecg.inference import window_starts
 from ecg.labels import CLASSES, make_splits, read_split
 from ecg.metrics import macro_auc
 from ecg.models import build
 from ecg.predictions import read_labelled
 from ecg.synthetic import write_ptbxl
-from ecg.training import Trainer, TrainingSettings, batches, generators, load_split, train, valley
+from ecg.training import Trainer, TrainingSettings, batches, load_split, train, valley
 
+CPU = torch.device("cpu")
 QUICK = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def prepared(synthetic, tmp_path_factory) -> Path:
-    """An artifacts folder with the splits and signals of a small synthetic PTB-XL."""
-    artifacts = tmp_path_factory.mktemp("prepared")
-    make_splits(data=synthetic, artifacts=artifacts, split="folds", label_policy="any")
-    preprocess(data=synthetic, artifacts=artifacts, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=False)
-    return artifacts
-
-
-@pytest.fixture
-def artifacts(prepared, tmp_path) -> Path:
-    """The same in a folder of the test's own: the signals linked, the tables copied."""
-    (tmp_path / "signals").symlink_to(prepared / "signals")
-    for path in prepared.glob("ptbxl_*"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def best_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "best.pt", weights_only=True)["weights"]
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_run_folder_holds_what_the_design_promises(artifacts):
@@ -81,27 +53,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_a_folder_of_its_own(
     assert equal(best_weights(a), best_weights(b))
     assert (a / "predictions_test.csv").read_bytes() == (b / "predictions_test.csv").read_bytes()
     assert not equal(best_weights(a), best_weights(a / "seed1"))
-
-
-def test_killed_training_ends_like_one_that_was_not(artifacts):
-    script = str(ROOT / "codes" / "06_train_resnet1d_augmented.py")
-    options = ["--epochs", "6", "--batch-size", "32", "--precision", "fp32", "--artifacts", str(artifacts)]
-    command, environment = [sys.executable, script, *options], os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch   2/6"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    folder = artifacts / "resnet_augmented"
-    assert not (folder / "best.pt").exists(), "killed before the end"
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "resumes after epoch" in again.stdout
-    killed, history = best_weights(folder), pd.read_csv(folder / "history.csv").drop(columns="seconds")
-    (folder / "last.pt").unlink()
-    subprocess.run(command, env=environment, capture_output=True, check=True)
-    assert equal(killed, best_weights(folder))
-    pd.testing.assert_frame_equal(history, pd.read_csv(folder / "history.csv").drop(columns="seconds"))
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(artifacts, capsys):
@@ -182,11 +133,11 @@ def test_every_record_is_seen_once_per_epoch_at_random_places(prepared):
     numbered[:, 0] = np.arange(len(numbered), dtype=np.int16)[:, None]  # lead 0 holds the row, the others the time
     orders, starts = [], []
     for epoch in (1, 2):
-        rng, _ = generators(0, epoch, torch.device("cpu"))
-        parts = list(batches(numbered, split, size=32, crop=250, rng=rng))
-        rows, begin = (np.concatenate([x[:, lead, 0] for x, _ in parts]) for lead in (0, 1))
+        parts = list(batches(numbered, split, size=32, crop=250, seed=0, epoch=epoch, device=CPU))
+        assert {len(part.target) for part in parts} <= {31, 32} or max(map(len, (p.target for p in parts))) <= 32
+        rows, begin = (np.concatenate([part.microvolt[:, lead, 0] for part in parts]) for lead in (0, 1))
         assert sorted(rows) == sorted(split.rows)
-        target = np.concatenate([y for _, y in parts])
+        target = np.concatenate([part.target for part in parts])
         position = {row: i for i, row in enumerate(split.rows)}
         np.testing.assert_array_equal(target, split.target[[position[row] for row in rows]])
         assert begin.min() >= 0 and begin.max() <= 750 and len(set(begin)) > 20
@@ -199,7 +150,7 @@ def test_augmentation_follows_its_generator_and_differs_between_epochs():
     """Trap 9: no generator that is the same everywhere."""
     x = torch.randn(16, 12, 250)
     for change in (scale_amplitude, add_noise, drop_leads, augment_batch):
-        first, again, other = (change(x, generators(0, epoch, torch.device("cpu"))[1]) for epoch in (1, 1, 2))
+        first, again, other = (change(x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
         assert torch.equal(first, again) and not torch.equal(first, other), change.__name__
     a, b = (mixup(x, torch.eye(5)[torch.arange(16) % 5], np.random.default_rng(s)) for s in (0, 1))
     assert not torch.equal(a[0], b[0])
@@ -233,12 +184,11 @@ def test_the_derivative_is_taken_after_augmentation(prepared):
     seen = []
     network.frontend.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
     options = {"steps": 2, "lr": 1e-3, "weight_decay": 0.0, "average": 0.9, "task": "multilabel", "augment": True}
-    trainer = Trainer(network, **options, device=torch.device("cpu"), dtype=torch.float32)
-    rng, noise = generators(0, 1, torch.device("cpu"))
-    crops, target = next(batches(signals.array, split, size=16, crop=250, rng=rng))
-    trainer.loss(crops, target, rng, noise)
+    trainer = Trainer(network, **options, world=World(CPU), dtype=torch.float32)
+    batch = next(batches(signals.array, split, size=16, crop=250, seed=0, epoch=1, device=CPU))
+    trainer.loss(batch)
     millivolt, channels = seen[0]
-    assert not torch.allclose(millivolt, torch.from_numpy(crops) / 1000), "the signal was augmented"
+    assert not torch.allclose(millivolt, torch.from_numpy(batch.microvolt) / 1000), "the signal was augmented"
     raw = channels.squeeze(2) * network.frontend.std + network.frontend.mean
     torch.testing.assert_close(raw[:, :12], millivolt, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
@@ -249,7 +199,7 @@ def test_the_derivative_is_taken_after_augmentation(prepared):
 def test_the_schedule_has_fastais_values():
     network = torch.nn.Linear(2, 2)
     options = {"lr": 0.01, "weight_decay": 0.0, "average": 0.9, "task": "multilabel", "augment": False}
-    trainer = Trainer(network, steps=400, **options, device=torch.device("cpu"), dtype=torch.float32)
+    trainer = Trainer(network, steps=400, **options, world=World(CPU), dtype=torch.float32)
     rates, momenta = [], []
     for _ in range(400):
         rates.append(trainer.optimizer.param_groups[0]["lr"])

@@ -57,9 +57,27 @@ class ConcatPool(nn.Module):
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
 
 
+class Dropout(nn.Module):
+    """Dropout of features whose mask is drawn for a whole batch, also where several processes divide the batch.
+
+    `rows`: (first row, size of the whole batch) of what it will see; None where it sees all of it.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability, self.rows = probability, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C)
+        if not self.training or self.probability == 0:
+            return x
+        first, n = self.rows or (0, len(x))
+        kept = torch.rand(n, x.shape[1], device=x.device)[first : first + len(x)] >= self.probability
+        return x * kept / (1 - self.probability)
+
+
 def head(channels: int, n_classes: int, dropout: float) -> nn.Sequential:
     """Concat pooling, dropout, linear."""
-    return nn.Sequential(ConcatPool(), nn.Dropout(dropout), nn.Linear(2 * channels, n_classes))
+    return nn.Sequential(ConcatPool(), Dropout(dropout), nn.Linear(2 * channels, n_classes))
 
 
 class SqueezeExcite(nn.Module):

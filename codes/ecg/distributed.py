@@ -1,0 +1,151 @@
+"""One training in several processes: which does what, and how their numbers come together.
+
+`torchrun` starts one process per device, each with the same script. Their number changes nothing but the time: a batch
+is divided among them, batch norms see all of it, and every random number is drawn for all of it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ecg.artifacts import UserError
+from ecg.inference import pick_device
+from ecg.models.layers import Dropout
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training: this one is number `rank` of `size` and computes on `device`."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """The process that writes files and speaks."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        if self.first:
+            print(text, flush=True)
+
+    def share(self, n: int) -> slice:
+        """Return the rows of `n` that this process does; the shares of all cover each row once."""
+        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Add up a tensor of the same shape from every process, in place."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def join(self, part: np.ndarray) -> np.ndarray:
+        """Return every process's array, one below the other in the order of `share`."""
+        if self.size == 1:
+            return part
+        parts = [None] * self.size
+        distributed.all_gather_object(parts, part)
+        return np.concatenate(parts)
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """Return `network` (changed in place) so that its gradients are means over the processes."""
+        if self.size == 1:
+            return network
+        if self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        else:
+            _convert_norms(network)
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+    def divide_dropout(self, network: nn.Module, n: int) -> None:
+        """Tell the dropouts which rows of a batch of `n` they will see."""
+        for module in network.modules():
+            if isinstance(module, Dropout):
+                module.rows = (self.share(n).start, n)
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the processes that torchrun started, over nccl on GPUs and gloo on CPUs; without torchrun there is one.
+
+    When another process dies, this one ends with a `UserError` instead of waiting for it.
+    """
+    rank, size, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    chosen = pick_device(device)
+    if size == 1:
+        yield World(chosen)
+        return
+    if chosen.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UserError(f"torchrun --nproc-per-node: process {local} finds {torch.cuda.device_count()} GPUs")
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)  # where all_gather_object puts what it gathers
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(chosen, rank, size)
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError(
+            f"process {rank} of {size} lost another one, see the message of that one; "
+            "the last checkpoint is whole, and the same command goes on from it"
+        ) from None
+    finally:
+        distributed.destroy_process_group()
+
+
+_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes, of values forwards and of gradients backwards."""
+
+    @staticmethod
+    def forward(ctx, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        distributed.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        distributed.all_reduce(gradient)
+        return gradient
+
+
+class _SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes; PyTorch's own exists for GPUs only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, 1, T)
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        count = wide.new_tensor([wide.numel() / wide.shape[1]])
+        sums = torch.cat([wide.sum(dim=(0, 2, 3)), wide.square().sum(dim=(0, 2, 3)), count])
+        mean, square, n = _Sum.apply(sums).split([self.num_features, self.num_features, 1])
+        mean, n = mean / n, n.detach()
+        variance = square / n - mean.square()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            self.num_batches_tracked += 1
+        gain = self.weight * (variance + self.eps).rsqrt()
+        return (wide * gain[:, None, None] + (self.bias - mean * gain)[:, None, None]).to(x.dtype)
+
+
+def _convert_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = _SyncBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        else:
+            _convert_norms(child)
