@@ -96,25 +96,32 @@ class TimeDerivative(_SignalTransformer):
 class LeadStandardizer(_SignalTransformer):
     """Subtract each lead's mean and divide by its standard deviation, both over all records and samples of `fit`.
 
-    Learns `mean_` and `scale_`, (n_leads,). `partial_fit` takes one chunk of records after the other.
+    Learns `mean_` and `scale_`, (n_leads,). `partial_fit` takes one chunk of records after the other; `merge` takes
+    what another one has learned from its chunk.
     """
 
     def fit(self, x: np.ndarray, y=None):
-        for name in ("n_seen_", "mean_", "scale_", "_squares"):
-            self.__dict__.pop(name, None)
-        return self.partial_fit(x)
+        x = check_signals(x)
+        mean = x.mean(axis=(0, 2), dtype=np.float64)
+        deviation = x - mean[:, None]
+        squares = np.einsum("rlt,rlt->l", deviation, deviation)
+        return self._learn(x.shape[0] * x.shape[2], mean, squares)
 
     def partial_fit(self, x: np.ndarray, y=None):
-        x = check_signals(x, n_leads=getattr(self, "n_leads_in_", None) if hasattr(self, "n_seen_") else None)
-        n = x.shape[0] * x.shape[2]
-        mean = x.mean(axis=(0, 2), dtype=np.float64)
-        squares = n * x.var(axis=(0, 2), dtype=np.float64)
-        if hasattr(self, "n_seen_"):  # combine two chunks (Chan et al. 1979)
-            shift, total = mean - self.mean_, self.n_seen_ + n
-            squares = self._squares + squares + shift**2 * self.n_seen_ * n / total
-            mean = self.mean_ + shift * n / total
-            n = total
-        self.n_leads_in_, self.n_seen_, self.mean_, self._squares = x.shape[1], n, mean, squares
+        return self.merge(LeadStandardizer().fit(x))
+
+    def merge(self, other: "LeadStandardizer"):
+        """Learn what `other` was fitted on as well (Chan et al. 1979)."""
+        if not hasattr(self, "n_seen_"):
+            return self._learn(other.n_seen_, other.mean_, other._squares)
+        if self.n_leads_in_ != other.n_leads_in_:
+            raise ValueError(f"fitted on {self.n_leads_in_} leads, got {other.n_leads_in_}")
+        shift, total = other.mean_ - self.mean_, self.n_seen_ + other.n_seen_
+        squares = self._squares + other._squares + shift**2 * self.n_seen_ * other.n_seen_ / total
+        return self._learn(total, self.mean_ + shift * other.n_seen_ / total, squares)
+
+    def _learn(self, n: int, mean: np.ndarray, squares: np.ndarray):
+        self.n_leads_in_, self.n_seen_, self.mean_, self._squares = len(mean), n, mean, squares
         scale = np.sqrt(squares / n)
         self.scale_ = np.where(scale > 0, scale, 1.0)  # a flat lead stays flat instead of becoming NaN
         return self

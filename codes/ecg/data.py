@@ -2,11 +2,16 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
+from itertools import zip_longest
+from math import gcd
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +19,7 @@ import wfdb
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 
-from ecg.artifacts import UserError, atomic, read_json, read_table, require, write_csv, write_json
+from ecg.artifacts import UserError, atomic, cores, read_json, read_table, require, write_csv, write_json
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
 from ecg.labels import LEADS, SPLITS, read_split, read_split_facts
 
@@ -22,7 +27,7 @@ DURATION = 10  # seconds of a PTB-XL record
 UV_PER_MV = 1000  # stored signals are int16 microvolts, which is also PTB-XL's own resolution
 NAN_OF_FORMAT_16 = np.iinfo(np.int16).min
 MADE_BY = "codes/03_preprocess.py"
-CHUNK = 512  # records in memory at a time while preprocessing: 25 MB at 100 Hz
+CHUNK = 64  # records that one thread filters at a time: few enough for the processor's cache
 
 
 class RecordError(Exception):
@@ -43,26 +48,29 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Parse the WFDB header `path` + `.hea` (https://physionet.org/physiotools/wag/header-5.htm)."""
-    file = Path(f"{path}.hea")
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip() and line[0] != "#"]
+        with FileIO(f"{path}.hea") as file:  # a Path and a text buffer would take longer than the reading
+            text = file.read().decode("utf-8")
+        lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
         first = lines[0].split()
         n_leads, fs, n_samples = int(first[1]), float(first[2].split("/")[0]), int(first[3])
         fields = [line.split(maxsplit=8) for line in lines[1 : 1 + n_leads]]
         if len(fields) != n_leads:
             raise ValueError(f"{n_leads} leads announced, {len(fields)} described")
+        columns = [*zip_longest(*fields, [""] * 9, fillvalue="")]  # a header may leave out the last of the nine
+        files, formats, gains, _, _, _, checksums, _, leads = (column[:-1] for column in columns)
         return Header(
             fs=fs,
             n_samples=n_samples,
-            leads=tuple(f[8].strip() if len(f) > 8 else "" for f in fields),
-            files=tuple(f[0] for f in fields),
-            plain=all(f[1] == "16" and f[0] == fields[0][0] and _is_microvolt(f[2]) for f in fields),
-            checksums=tuple(int(f[6]) if len(f) > 6 else None for f in fields),
+            leads=leads,
+            files=files,
+            plain=set(formats) == {"16"} and len(set(files)) == 1 and all(map(_is_microvolt, set(gains))),
+            checksums=tuple(int(checksum) if checksum else None for checksum in checksums),
         )
     except FileNotFoundError:
-        raise RecordError(f"{file.name} is missing") from None
+        raise RecordError(f"{path.name}.hea is missing") from None
     except (ValueError, IndexError) as error:
-        raise RecordError(f"{file.name} is not a WFDB header: {error}") from None
+        raise RecordError(f"{path.name}.hea is not a WFDB header: {error}") from None
 
 
 @lru_cache(maxsize=1024)
@@ -86,9 +94,10 @@ def read_record(path: Path, *, fs: int, n_samples: int) -> np.ndarray:
     if tuple(map(str.lower, header.leads)) != _LEADS_LOWER:
         raise RecordError(f"leads are {' '.join(header.leads)}, expected {' '.join(LEADS)}")
     record = _read_plain(path, header) if header.plain else _read_any(path)
-    if record.min() == NAN_OF_FORMAT_16:
+    lowest, highest = _over_time(np.minimum, record), _over_time(np.maximum, record)
+    if lowest.min() == NAN_OF_FORMAT_16:
         raise RecordError("contains NaN")
-    flat = (record == record[0]).all(axis=0)
+    flat = lowest == highest
     if flat.any():
         raise RecordError(f"lead {LEADS[int(flat.argmax())]} is flat")
     return record
@@ -97,19 +106,31 @@ def read_record(path: Path, *, fs: int, n_samples: int) -> np.ndarray:
 _LEADS_LOWER = tuple(map(str.lower, LEADS))  # PTB-XL writes AVR, the field writes aVR
 
 
+def _over_time(ufunc: np.ufunc, samples: np.ndarray) -> np.ndarray:
+    """Return what `ufunc.reduce(samples, axis=0)` gives in the type of `samples`, (n_samples, n_leads), but faster.
+
+    NumPy's innermost loop runs along a row, and 12 leads are too short for it: 40 rows are taken as one.
+    """
+    rows, leads = gcd(len(samples), 40), samples.shape[1]
+    wide = ufunc.reduce(samples.reshape(-1, rows * leads), dtype=samples.dtype)
+    return ufunc.reduce(wide.reshape(rows, leads), dtype=samples.dtype)
+
+
 def _read_plain(path: Path, header: Header) -> np.ndarray:
-    file = path.parent / header.files[0]
+    name = header.files[0]
     try:
-        samples = np.fromfile(file, "<i2")
+        with FileIO(f"{path.parent}/{name}") as file:
+            content = file.read()
     except FileNotFoundError:
-        raise RecordError(f"{file.name} is missing") from None
-    if samples.size != header.n_samples * len(LEADS):
-        raise RecordError(f"{file.name} has {samples.size // len(LEADS)} samples, its header says {header.n_samples}")
-    samples = samples.reshape(header.n_samples, len(LEADS))
-    sums = samples.sum(axis=0, dtype=np.int64) % 65536  # the header may give it signed or unsigned
+        raise RecordError(f"{name} is missing") from None
+    size = 2 * len(LEADS)  # bytes of one sample of all leads
+    if len(content) != header.n_samples * size:
+        raise RecordError(f"{name} has {len(content) // size} samples, its header says {header.n_samples}")
+    samples = np.frombuffer(content, "<i2").reshape(header.n_samples, len(LEADS))
+    sums = _over_time(np.add, samples)  # modulo 65536, as a checksum is; the header may give it signed or unsigned
     for lead, found, stated in zip(LEADS, sums.tolist(), header.checksums, strict=True):
-        if stated is not None and found != stated % 65536:
-            raise RecordError(f"checksum of lead {lead} disagrees: {found} in {file.name}, {stated} in its header")
+        if stated is not None and (found - stated) % 65536:
+            raise RecordError(f"checksum of lead {lead} disagrees: {found % 65536} in {name}, {stated} in its header")
     return samples
 
 
@@ -147,8 +168,9 @@ def preprocess(
     `signals.npy` int16 microvolts (n_records, 12, n_samples); `records.csv` row -> ecg_id; `rejected.csv` ecg_id,
     file, reason; `meta.json` with the train mean and standard deviation of each lead and of its time derivative.
     """
-    table = pd.concat([read_split(artifacts, name).assign(split=name) for name in SPLITS], ignore_index=True)
-    files = table["filename_lr" if sampling_rate == 100 else "filename_hr"]
+    column = "filename_lr" if sampling_rate == 100 else "filename_hr"
+    splits = [read_split(artifacts, name)[["ecg_id", column]].assign(split=name) for name in SPLITS]
+    table = pd.concat(splits, ignore_index=True)
     require(data / f"records{sampling_rate}", "codes/00_get_data.py")
     n_samples = DURATION * sampling_rate
     meta = {
@@ -171,24 +193,38 @@ def preprocess(
     folder = artifacts / "signals"
     digest, rejected, kept = hashlib.sha256(), [], []
     scalers = {"signal": LeadStandardizer(), "derivative": LeadStandardizer()}
-    derive = TimeDerivative(fs=sampling_rate)
+    derive = TimeDerivative(fs=sampling_rate).fit(np.zeros((1, len(LEADS), 2)))
     is_train = (table.split == "train").to_numpy()
-    with atomic(folder / "signals.npy") as path:
-        shape = (len(table), len(LEADS), n_samples)
-        array = np.lib.format.open_memmap(path, "w+", np.int16, shape)
-        for rows, raw in _read_chunks(data, files, sampling_rate, n_samples, rejected, strict=strict):
-            digest.update(table.ecg_id.to_numpy()[rows].tobytes() + raw.tobytes())
-            millivolt = steps.transform(np.swapaxes(raw, 1, 2).astype(np.float32) / UV_PER_MV)
-            array[len(kept) : len(kept) + len(rows)] = np.rint(millivolt * UV_PER_MV)
-            kept.extend(rows)
-            train = millivolt[is_train[rows]]
-            if len(train):
-                scalers["signal"].partial_fit(train)
-                scalers["derivative"].partial_fit(derive.fit_transform(train))
-        array.flush()
+    files = table[column].tolist()
+
+    def process(start: int) -> _Chunk:
+        rows, raw, lost = _read(data, files, range(start, min(start + CHUNK, len(files))), sampling_rate, strict=strict)
+        millivolt = steps.transform(np.swapaxes(raw, 1, 2).astype(np.float32) / UV_PER_MV)
+        train = millivolt[is_train[rows]]
+        fitted = {"signal": train, "derivative": derive.transform(train)} if len(train) else {}
+        fitted = {name: LeadStandardizer().fit(x) for name, x in fitted.items()}
+        return _Chunk(rows, raw, np.rint(millivolt * UV_PER_MV).astype("<i2"), fitted, lost)
+
+    with atomic(folder / "signals.npy") as path, path.open("wb") as file:
+        _write_header(file, (len(files), len(LEADS), n_samples))
+        length = file.tell()
+        with tqdm(total=len(files), unit="record", desc="reading", mininterval=1) as progress:
+            # what is added up here comes in the order of the records, whichever thread was first
+            for chunk in _in_order(process, range(0, len(files), CHUNK)):
+                file.write(np.ascontiguousarray(chunk.microvolt))
+                digest.update(np.ascontiguousarray(chunk.raw))
+                kept.extend(chunk.rows)
+                rejected.extend(chunk.rejected)
+                for name, scaler in chunk.fitted.items():
+                    scalers[name].merge(scaler)
+                progress.update(len(chunk.rows) + len(chunk.rejected))
         if not any(is_train[kept]):
             raise UserError(f"none of the {is_train.sum()} training records in {data} can be read: {rejected[0][2]}")
-        _shorten(path, array, len(kept))
+        file.seek(0)
+        _write_header(file, (len(kept), len(LEADS), n_samples))
+        if file.tell() != length:
+            raise RuntimeError(f"the header of {path} changed its length")
+    digest.update(table.ecg_id.to_numpy()[kept].tobytes())
     meta["mean"] = {name: scaler.mean_ for name, scaler in scalers.items()}
     meta["std"] = {name: scaler.scale_ for name, scaler in scalers.items()}
     meta["n_records"], meta["source_sha256"] = len(kept), digest.hexdigest()
@@ -204,36 +240,54 @@ def preprocess(
         print(f"{len(rejected)} records rejected, see {folder / 'rejected.csv'}; the first: {rejected[0][2]}")
 
 
-def _read_chunks(
-    data: Path, files: pd.Series, fs: int, n_samples: int, rejected: list, *, strict: bool
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield (rows of the table, their records (n, n_samples, 12)); unreadable ones are added to `rejected`."""
-    with tqdm(total=len(files), unit="record", desc="reading", mininterval=1) as progress:
-        for start in range(0, len(files), CHUNK):
-            rows, records = [], []
-            for row in range(start, min(start + CHUNK, len(files))):
-                try:
-                    records.append(read_record(data / files.iloc[row], fs=fs, n_samples=n_samples))
-                    rows.append(row)
-                except RecordError as error:
-                    if strict:
-                        raise UserError(f"{data / files.iloc[row]}: {error} (--strict)") from None
-                    rejected.append((row, files.iloc[row], str(error)))
-            progress.update(min(CHUNK, len(files) - start))
-            if rows:
-                yield rows, np.stack(records)
+@dataclass(frozen=True)
+class _Chunk:
+    """Some consecutive records after filtering."""
+
+    rows: list[int]  # of the table, without the rejected ones
+    raw: np.ndarray  # int16 (n, n_samples, 12)
+    microvolt: np.ndarray  # int16 (n, 12, n_samples)
+    fitted: dict[str, LeadStandardizer]  # on the training records among them; empty if there are none
+    rejected: list[tuple[int, str, str]]  # row, file, reason
 
 
-def _shorten(path: Path, array: np.memmap, n_records: int) -> None:
-    """Cut an `.npy` file to its first rows without reading it: a shorter shape in the header, then the size."""
-    if n_records == len(array):
-        return
-    header = {"descr": "<i2", "fortran_order": False, "shape": (n_records, *array.shape[1:])}
-    with path.open("r+b") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        if file.tell() != array.offset:
-            raise RuntimeError(f"the header of {path} changed its length")
-        file.truncate(array.offset + n_records * array.strides[0])
+def _read(
+    data: Path, files: list[str], rows: range, fs: int, *, strict: bool
+) -> tuple[list[int], np.ndarray, list[tuple[int, str, str]]]:
+    """Return the rows whose record can be used, these records (n, n_samples, 12) and the others as `rejected`."""
+    n_samples = DURATION * fs
+    kept, records, rejected = [], [], []
+    for row in rows:
+        try:
+            records.append(read_record(data / files[row], fs=fs, n_samples=n_samples))
+            kept.append(row)
+        except RecordError as error:
+            if strict:
+                raise UserError(f"{data / files[row]}: {error} (--strict)") from None
+            rejected.append((row, files[row], str(error)))
+    return kept, np.stack(records) if records else np.empty((0, n_samples, len(LEADS)), np.int16), rejected
+
+
+def _in_order(work: Callable[[int], _Chunk], items: Iterable[int]) -> Iterator[_Chunk]:
+    """Yield `work(item)` for each item in order, from as many threads as there are cores; few results wait at a time.
+
+    Threads suffice: the filter and NumPy's loops run without Python's lock.
+    """
+    threads = cores()
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, int, int]) -> None:
+    """Write the header of an `.npy` file of int16; it is equally long for any number of records."""
+    header = {"descr": "<i2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 @dataclass(frozen=True)

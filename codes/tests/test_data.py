@@ -174,6 +174,22 @@ def test_standardisation_is_fitted_on_the_training_records_alone(few):
     np.testing.assert_allclose(meta["std"]["derivative"], LeadStandardizer().fit(derived).scale_, rtol=1e-2)
 
 
+def test_preprocessing_gives_the_same_bytes_with_any_number_of_threads(few, monkeypatch):
+    data, artifacts = few
+    monkeypatch.setattr("ecg.data.CHUNK", 7)
+    for row in range(10):  # the whole first chunk is unusable
+        damage_truncated(path_of(data, artifacts, row)[1])
+    made = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("ecg.data.cores", lambda threads=threads: threads)
+        preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+        made.append({path.name: path.read_bytes() for path in (artifacts / "signals").iterdir()})
+    assert made[0] == made[1] == made[2]
+    assert set(made[0]) == {"signals.npy", "records.csv", "rejected.csv", "meta.json"}
+    signals = load_signals(artifacts)
+    assert len(signals.array) == sum(len(read_split(artifacts, name)) for name in SPLITS) - 10
+
+
 def test_raw_data_are_only_read(few):
     data, artifacts = few
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
@@ -207,8 +223,7 @@ def test_a_killed_preprocessing_leaves_the_previous_array_whole(few):
     before = (artifacts / "signals" / "signals.npy").read_bytes()
     script = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import ecg.data as d\n"
-        "real = d._shorten\n"
-        "d._shorten = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "d.LeadStandardizer.merge = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"d.preprocess(data=Path(sys.argv[2]), artifacts=Path(sys.argv[3]), **{DEFAULTS | {'limit_mv': 1.0}!r})\n"
     )
     arguments = [str(ROOT / "codes"), str(data), str(artifacts)]
