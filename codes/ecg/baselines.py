@@ -24,6 +24,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ecg.artifacts import UserError, atomic, check_at_least, cores, require, write_json
+from ecg.calibration import calibrate, fit_temperature
 from ecg.custom_transformers import LeadStatistics
 from ecg.data import available, load_signals
 from ecg.inference import Task
@@ -212,13 +213,16 @@ def train_baselines(
         model = fit()
         seconds += time.perf_counter() - started
         folder = run_folder(artifacts, f"baseline/{name}", seed)
-        for split in SPLITS[1:]:
-            probability = model.probability(features[split]).astype(np.float32)
-            write_predictions(folder, split, tables[split].ecg_id.to_numpy(), probability)
-            if split == "val":  # the test fold's numbers stand in final_results/ alone
-                write_validation_aucs(folder, target["val"], probability)
-                auc = macro_auc(target["val"], probability)
+        probability = {split: model.probability(features[split]) for split in SPLITS[1:]}
+        temperature = 1.0 if name == "naive" else fit_temperature(target["val"], probability["val"], task)
+        for split, values in probability.items():
+            ecg_id = tables[split].ecg_id.to_numpy()
+            write_predictions(folder, split, ecg_id, calibrate(values, temperature, task))
+        # the test fold's numbers stand in final_results/ alone
+        write_validation_aucs(folder, target["val"], probability["val"])
+        auc = macro_auc(target["val"], probability["val"])
         own = {"run": folder.relative_to(artifacts).as_posix(), "model": name, "seconds": round(seconds, 1)}
+        own |= {"temperature": temperature}
         save_baseline(model, folder, own | facts)
         print(f"{name:24} validation macro AUC {auc:.4f}  {seconds:5.1f} s  {folder}", flush=True)
 

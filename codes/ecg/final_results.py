@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from ecg import plots
-from ecg.artifacts import atomic, check_at_least, read_table, write_csv
+from ecg.artifacts import atomic, check_at_least, read_table, write_csv, write_json
+from ecg.ensemble import write_ensemble
 from ecg.labels import CLASSES, read_split
 from ecg.metrics import WITHOUT_INTERVAL, choose_thresholds
 from ecg.predictions import Run, find_runs, read_labelled
@@ -33,6 +34,7 @@ REPORT = {  # column of the wide table -> (view, metric), of the macro label
     "exact match": ("multilabel", "exact_match"),
     "Brier": ("multilabel", "brier"),
     "ECE": ("multilabel", "ece"),
+    "ECE by chance": ("multilabel", "ece_by_chance"),
     "multiclass accuracy": ("multiclass", "accuracy"),
     "multiclass F1": ("multiclass", "f1"),
     "multiclass AUC": ("multiclass", "auc"),
@@ -72,15 +74,15 @@ def plots_and_metrics(*, data: Path, artifacts: Path, replicates: int, seed: int
     """Write the tables and figures of `codes/11_plots_and_metrics.py`; `data` is not read."""
     check_at_least("--replicates", replicates, 1)
     check_at_least("--seed", seed, 0)
+    write_ensemble(artifacts)
     folder, runs = artifacts / "final_results", read_runs(artifacts)
     records = {split: read_split(artifacts, split) for split in EVALUATED}
     metrics = measure_runs(runs, records, replicates=replicates, seed=seed)
     report = report_table(metrics, [predicted.run for predicted in runs])
-    thresholds = pd.DataFrame([predicted.thresholds for predicted in runs], columns=list(CLASSES))
-    thresholds.insert(0, "run", [predicted.run.name for predicted in runs])
+    thresholds = {p.run.name: dict(zip(CLASSES, p.thresholds.round(6), strict=True)) for p in runs}
     write_csv(metrics.round(6), folder / "metrics.csv")
     write_csv(report, folder / "final_metrics_report.csv")
-    write_csv(thresholds, folder / "thresholds.csv")
+    write_json(thresholds, folder / "thresholds.json")
 
     predictions = {
         model: (first.labels["test"].to_numpy(), first.probability["test"].to_numpy())
@@ -90,7 +92,8 @@ def plots_and_metrics(*, data: Path, artifacts: Path, replicates: int, seed: int
     plots.plot_precision_recall(predictions, folder / "pr_curves.png")
     plots.plot_calibration(predictions, folder / "calibration.png")
     plots.plot_forest(metrics, folder / "forest.png")
-    plots.plot_class_auc(metrics, folder / "per_class_auc.png")
+    positive = records["test"][list(CLASSES)].sum().to_dict()
+    plots.plot_class_auc(metrics, positive, folder / "per_class_auc.png")
     plots.plot_histories(_histories([predicted.run for predicted in runs]), folder / "histories.png")
     shown = ["run", "seeds", "macro AUC", "F1", "multiclass accuracy"]
     print(report.loc[~report.run.str.contains("/seed"), [c for c in shown if c in report]].to_string(index=False))

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from ecg.labels import CLASSES
 
 CALIBRATION_BINS = 10
-WITHOUT_INTERVAL = ("ece",)  # why: see multilabel_metrics
+WITHOUT_INTERVAL = ("ece", "ece_by_chance")  # why: see multilabel_metrics
 
 
 def per_class_auc(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -66,9 +66,10 @@ def multilabel_metrics(
     f1, accuracy, sensitivity and specificity; brier, the mean squared error of the probability (Brier 1950);
     ece, the expected calibration error with ten bins of equal width (Naeini et al. 2015). A resample adds noise to
     each bin, and noise can only raise the ece: the percentiles of its replicates lie too high and may not even hold
-    the value, so it is reported without an interval. For the label `macro` also exact_match, the share of records
-    whose five answers are all right. A metric that the records leave undefined (a class without both outcomes) is
-    nan, and is left out of the mean.
+    the value, so it is reported without an interval. ece_by_chance is what a model with the same probabilities would
+    show at this n if they were exactly right: only an ece above it speaks of the model. For the label `macro` also
+    exact_match, the share of records whose five answers are all right. A metric that the records leave undefined (a
+    class without both outcomes) is nan, and is left out of the mean.
     """
     labels, weight = np.asarray(labels, dtype=float), np.asarray(weight, dtype=float)
     called = probability >= thresholds
@@ -77,6 +78,7 @@ def multilabel_metrics(
     total = weight.sum(axis=0)
     values["brier"] = ((probability - labels) ** 2).T @ weight / total
     values["ece"] = np.stack([_calibration_error(y, p, weight) for y, p in zip(labels.T, probability.T, strict=True)])
+    values["ece_by_chance"] = np.stack([_calibration_noise(p, weight) for p in probability.T])
     exact = (called == labels).all(axis=1) @ weight / total
     return _named(values) | {("macro", "exact_match"): exact}
 
@@ -134,6 +136,12 @@ def _counted(labels: np.ndarray, called: np.ndarray, weight: np.ndarray) -> dict
 def _calibration_error(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
     in_bin = calibration_bins(p) == np.arange(CALIBRATION_BINS)[:, None]  # (10, n)
     return np.abs((in_bin * (y - p)) @ weight).sum(axis=0) / weight.sum(axis=0)
+
+
+def _calibration_noise(p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Expected calibration error of outcomes drawn from `p` itself: a bin's sum is nearly normal, E|x| = .8 sd."""
+    in_bin = calibration_bins(p) == np.arange(CALIBRATION_BINS)[:, None]
+    return np.sqrt(2 / np.pi * ((in_bin * p * (1 - p)) @ weight)).sum(axis=0) / weight.sum(axis=0)
 
 
 def _ranking(labels: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import torch
 from scipy import signal
 
 from ecg.artifacts import UserError, read_json, require
+from ecg.calibration import calibrate, logits_of, probability_of
 from ecg.data import UV_PER_MV, preprocessor
 from ecg.inference import Precision, pick_device, pick_dtype, predict, window_starts
 from ecg.labels import CLASSES, LEADS
@@ -32,10 +33,13 @@ def resample(signal_mv: np.ndarray, fs: float, to: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A stored run, ready to predict. `config` is its `config.json`; `windows` answers (n, 12, window) int16 µV."""
+    """A stored run, ready to predict.
+
+    `config` is its `config.json`; `answer` gives the probabilities (n, 5), before calibration, of (n, 12, t) int16 µV.
+    """
 
     config: dict[str, Any]
-    windows: Callable[[np.ndarray], np.ndarray]
+    answer: Callable[[np.ndarray], np.ndarray]
 
     @property
     def fs(self) -> float:
@@ -76,17 +80,22 @@ class Predictor:
 
     def predict_prepared(self, microvolt: np.ndarray) -> np.ndarray:
         """Return the probabilities (n, 5) of what `prepare` gave, or of rows of `signals.npy`."""
-        n, _, length = microvolt.shape
-        window = self.window
-        if length < window:
+        length = microvolt.shape[-1]
+        if length < self.window:
             raise ValueError(f"{length / self.fs:.2f} s long, the model needs at least {self.min_seconds:g} s")
-        starts = window_starts(length, window, overlap=True)
-        pieces = [(record, start) for record in range(n) for start in starts]
-        answers = []
-        for i in range(0, len(pieces), WINDOWS):
-            batch = [microvolt[record, :, start : start + window] for record, start in pieces[i : i + WINDOWS]]
-            answers.append(self.windows(np.stack(batch)))
-        return np.concatenate(answers).reshape(n, len(starts), -1).mean(axis=1)
+        return calibrate(self.answer(microvolt), self.config.get("temperature", 1.0), self.config["task"])
+
+
+def mean_over_windows(model: Callable[[np.ndarray], np.ndarray], microvolt: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean answers (n, 5) of a model that takes (n, 12, window), over windows overlapping by half."""
+    n, _, length = microvolt.shape
+    starts = window_starts(length, window, overlap=True)
+    pieces = [(record, start) for record in range(n) for start in starts]
+    answers = []
+    for i in range(0, len(pieces), WINDOWS):
+        batch = [microvolt[record, :, start : start + window] for record, start in pieces[i : i + WINDOWS]]
+        answers.append(model(np.stack(batch)))
+    return np.concatenate(answers).reshape(n, len(starts), -1).mean(axis=1)
 
 
 def load_run(folder: Path, *, device: str = "auto", precision: Precision = "auto") -> Predictor:
@@ -100,21 +109,34 @@ def load_run(folder: Path, *, device: str = "auto", precision: Precision = "auto
             raise UserError(f"{folder / 'config.json'}: {key!r} is missing: run {MADE_BY} again")
     if tuple(config["classes"]) != CLASSES or tuple(config["leads"]) != LEADS:
         raise UserError(f"{folder / 'config.json'}: other classes or leads than {CLASSES} and {LEADS}")
-    if config["model"] not in MODELS:
+    task = config["task"]
+    if "members" in config:
+        names = config["members"]
+        members = {name: load_run(folder.parent / name, device=device, precision=precision) for name in names}
+
+        def blend(microvolt: np.ndarray) -> np.ndarray:
+            answers = (names[name] * logits_of(run.predict_prepared(microvolt), task) for name, run in members.items())
+            return probability_of(sum(answers), task)
+
+        return Predictor(config, blend)
+
+    if config["model"] in MODELS:
+        chosen = pick_device(device)
+        network = load_network(folder, config).to(chosen)
+        where = {"window": config["window"], "task": task, "device": chosen, "dtype": pick_dtype(precision, chosen)}
+
+        def model(windows: np.ndarray) -> np.ndarray:
+            return predict(network, windows, np.arange(len(windows)), **where)
+    else:
         from ecg.baselines import load_baseline  # here, because the compiler behind MiniRocket takes seconds to import
 
         baseline = load_baseline(folder, config)
 
-        def answer(windows: np.ndarray) -> np.ndarray:
+        def model(windows: np.ndarray) -> np.ndarray:
             return baseline.probability(baseline.features(windows / np.float32(UV_PER_MV)))
 
-        return Predictor(config, answer)
-
-    chosen = pick_device(device)
-    network = load_network(folder, config).to(chosen)
-    where = {"window": config["window"], "task": config["task"], "device": chosen}
-    where["dtype"] = pick_dtype(precision, chosen)
-    return Predictor(config, lambda windows: predict(network, windows, np.arange(len(windows)), **where))
+    window = config.get("window", config["signals"]["n_samples"])
+    return Predictor(config, lambda microvolt: mean_over_windows(model, microvolt, window))
 
 
 def load_network(folder: Path, config: dict[str, Any]) -> Network:

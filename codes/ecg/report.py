@@ -16,15 +16,17 @@ import pandas as pd
 
 from ecg.artifacts import ROOT, atomic, read_json, read_table
 from ecg.labels import CLASS_NAMES, CLASSES, SPLITS, read_split, read_split_facts
-from ecg.plots import short
+from ecg.plots import method_names, short
 from ecg.predictions import find_runs
-from ecg.stages import Stage, find_stages
+from ecg.stages import PAGES, Stage, find_stages
 from ecg.stats import RESULT_COLUMNS
 
 MADE_BY = "codes/11_plots_and_metrics.py"
+SHOWN = "saliency"  # the method whose pictures are on the page; of integrated gradients' heat, much needs no training
 # What a file is; the first pattern that fits its path below the artifacts folder. Which script made it is not
 # written here but found in the scripts' docstrings.
 WHAT = {
+    "LOG.md": "what was tried and what came of it, a line each, written by hand",
     "ptbxl_*.csv": "records of one split: patient, labels, folds, file names",
     "ptbxl_splits.json": "how the splits were made, and a fingerprint of them",
     "signals/signals.npy": "filtered signals, int16 microvolts (n_records, 12, n_samples)",
@@ -43,7 +45,7 @@ WHAT = {
     "final_results/metrics.csv": "every metric of every run with its 95 % interval, tidy",
     "*/metrics.csv": "ROC areas on the validation fold",
     "final_results/final_metrics_report.csv": "the test results in one wide table, best first",
-    "final_results/thresholds.csv": "thresholds per run and class, chosen on the validation fold",
+    "final_results/thresholds.json": "thresholds per run and class, chosen on the validation fold",
     "final_results/roc_curves.png": "ROC curves per class",
     "final_results/pr_curves.png": "precision-recall curves per class",
     "final_results/calibration.png": "calibration curves per class",
@@ -61,8 +63,10 @@ WHAT = {
     "interpretability_results/sanity_checks.*": "whether the attributions deserve belief",
     "interpretability_results/examples.csv": "which records were drawn",
     "interpretability_results/example_*.png": "a test record with its attribution as heat",
+    "benchmarks/*": "times taken by codes/benchmarks/, with hardware, versions and date",
     "eda_plots/example_*.png": "one record of a superclass",
     "eda_plots/amplitude_statistics.csv": "variance, energy and peak-to-mean ratio per class and lead",
+    "eda_plots/01_eda.html": "the notebook as it ran, with all its figures",
     "eda_plots/*.png": "a figure of the data, see the notebook",
 }
 EDA = {  # of the notebook's figures those that show many records at once, in the order of the page
@@ -106,6 +110,8 @@ def render(artifacts: Path, stages: list[Stage], *, synthetic: bool, with_exampl
     configs = [run.config | {"run": run.name} for run in find_runs(artifacts)]
     show = synthetic or with_examples
     runs, common = _in_common(_runs(configs))
+    sanity = page.table("interpretability_results/sanity_checks.csv")
+    methods = {} if sanity is None else method_names(sanity)
     return environment.get_template("report.html.j2").render(
         synthetic=synthetic,
         show_examples=show,
@@ -120,10 +126,11 @@ def render(artifacts: Path, stages: list[Stage], *, synthetic: bool, with_exampl
         common=common,
         versions=_versions(configs),
         results=_records(wide.assign(run=wide.run.map(short))),
-        per_class=_per_class(metrics),
+        per_class=_positive(artifacts) + _per_class(metrics),
         pairs=_pairs(page.table("final_results/pairwise.csv")),
-        sanity=_sanity(page.table("interpretability_results/sanity_checks.csv")),
-        importance=_importance(page.table("interpretability_results/lead_importance.csv")),
+        sanity=_sanity(sanity),
+        importance=_importance(page.table("interpretability_results/lead_importance.csv"), methods),
+        shown=methods.get(SHOWN, SHOWN),
         eda=[(f"eda_plots/{name}.png", text) for name, text in EDA.items()],
         examples=page.examples() if show else [],
         stages=[{"command": _command(stage), "what it does": _first_line(stage)} for stage in stages],
@@ -152,8 +159,8 @@ class _Page:
         return "data:image/png;base64," + base64.b64encode((self.artifacts / name).read_bytes()).decode()
 
     def examples(self) -> list[str]:
-        """Return one drawn record per class, the first, by integrated gradients; more would make the page heavy."""
-        names = (f"interpretability_results/example_{label}_integrated_gradients_1.png" for label in CLASSES)
+        """Return one drawn record per class, the first, by the method SHOWN; more would make the page heavy."""
+        names = (f"interpretability_results/example_{label}_{SHOWN}_1.png" for label in CLASSES)
         return [name for name in names if self.has(name)]
 
 
@@ -253,6 +260,21 @@ def _versions(configs: list[dict[str, Any]]) -> str:
     return ", ".join(f"{name} {' and '.join(sorted(versions))}" for name, versions in sorted(found.items()))
 
 
+def _positive(artifacts: Path) -> list[dict[str, str]]:
+    """Return how many test records each class has in either view: what its numbers rest on."""
+    if not (artifacts / "ptbxl_test.csv").exists():
+        return []
+    test = read_split(artifacts, "test")
+    one = test[test.label != ""]
+    rows = [("multilabel", test), ("multiclass", one)]
+    return [
+        {"run": f"positive of {len(table):,} records, {view}"}
+        | {label: f"{table[label].sum():,}" for label in CLASSES}
+        | {"macro": ""}
+        for view, table in rows
+    ]
+
+
 def _per_class(metrics: pd.DataFrame) -> list[dict[str, str]]:
     """Return ROC areas on the test records, a row per model, best macro AUC first."""
     auc = metrics[(metrics.split == "test") & (metrics.view == "multilabel") & (metrics.metric == "auc")]
@@ -289,8 +311,11 @@ def _sanity(table: pd.DataFrame | None) -> list[dict[str, str]]:
     return _records(pd.DataFrame(rows))
 
 
-def _importance(table: pd.DataFrame | None) -> list[dict[str, str]]:
-    """Return, per class and method, the three leads with the largest share and the derivative channels' share."""
+def _importance(table: pd.DataFrame | None, names: dict[str, str]) -> list[dict[str, str]]:
+    """Return, per class and method, the three leads with the largest share and the derivative channels' share.
+
+    `names` says how a method is called.
+    """
     if table is None:
         return []
     rows = []
@@ -299,7 +324,7 @@ def _importance(table: pd.DataFrame | None) -> list[dict[str, str]]:
         leads = group[(group.kind == "both") & (group.lead != "all")].nlargest(3, "share")
         top = ", ".join(f"{row.lead} {100 * row.share:.0f} %" for row in leads.itertuples())
         share = _interval(derivative.rename({"share": "value"}), digits=2)
-        entry = {"class": label, "method": method.replace("_", " "), "n": derivative.n}
+        entry = {"class": label, "method": names.get(method, method), "n": derivative.n}
         rows.append(entry | {"strongest leads": top, "derivative share": share})
     return _records(pd.DataFrame(rows))
 
@@ -312,8 +337,9 @@ def index(artifacts: Path, stages: list[Stage]) -> str:
     lines = [
         "# What the scripts made",
         "",
-        "Written by `codes/14_report.py`; begin with [final_results/report.html](final_results/report.html). What",
-        "shows or lists single records (signals, tables, predictions, example ECGs) and `last.pt` are not in git.",
+        "Written by `codes/14_report.py`; begin with [final_results/report.html](final_results/report.html). Not in",
+        "git are what shows or lists single records (signals, tables, predictions, example ECGs, the notebook's page),",
+        "`last.pt`, the weights of further seeds (`seed*/best.pt`) and scikit-learn's models (`*.skops`).",
     ]
     folder = None
     for path in files_of(artifacts):
@@ -348,14 +374,15 @@ def made_by(name: str, stages: list[Stage]) -> Stage | None:
     """Return the stage that wrote the file `name`, a path below the artifacts folder.
 
     A file that no docstring declares (a further seed, one file per run) belongs to the stage that declares the file
-    of the same folder whose name begins most alike.
+    of the same folder whose name begins most alike, if any does.
     """
     folder, _, file = f"artifacts/{name}".rpartition("/")
     parent, _, last = folder.rpartition("/")
     folder = parent if last.startswith("seed") and last[4:].isdigit() else folder
-    best, length = None, -1
+    best, length = None, 0
     for stage in stages:
-        for declared in stage.writes:
+        page = (f"{PAGES}/{stage.name}.html",) if stage.path.suffix == ".ipynb" else ()
+        for declared in (*stage.writes, *page):
             where, _, declared_file = declared.rpartition("/")
             if where == folder:
                 same = takewhile(lambda pair: pair[0] == pair[1], zip(file, declared_file, strict=False))

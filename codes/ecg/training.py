@@ -28,6 +28,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ecg.artifacts import Folders, UserError, atomic, check_at_least, write_csv, write_json
 from ecg.augmentation import augment_batch, mixup
+from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
 from ecg.data import Signals, available, load_signals
 from ecg.distributed import World, join_world
 from ecg.inference import Precision, Records, Task, autocast, on_device, pick_dtype, predict, send, to_millivolt
@@ -238,14 +239,10 @@ def valley(lr: np.ndarray, loss: np.ndarray) -> float:
 def evaluate(probability: np.ndarray, target: np.ndarray, task: Task) -> dict[str, float]:
     """Return val_loss, val_accuracy (arg-max, records with exactly one superclass) and val_macro_auc."""
     one = target.sum(axis=1) == 1
-    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    if task == "multilabel":
-        loss = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean()
-    else:
-        loss = -np.log(p[one][target[one] == 1]).mean()
+    loss = log_loss(target, logits_of(probability, task), task)
     accuracy = (probability[one].argmax(axis=1) == target[one].argmax(axis=1)).mean()
     auc = macro_auc(target, probability)
-    return {"val_loss": float(loss), "val_accuracy": float(accuracy), "val_macro_auc": float(auc)}
+    return {"val_loss": loss, "val_accuracy": float(accuracy), "val_macro_auc": float(auc)}
 
 
 def train(*, model: str, name: str, **values: Any) -> None:
@@ -338,13 +335,18 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     if not world.first:
         return
     write_torch({"weights": best["weights"], "epoch": best["epoch"], "val_macro_auc": best["auc"]}, folder / "best.pt")
+    temperature = fit_temperature(splits["val"].target, probability["val"], settings.task)
     for part, values in probability.items():
-        write_predictions(folder, part, splits[part].ecg_id, values)
+        write_predictions(folder, part, splits[part].ecg_id, calibrate(values, temperature, settings.task))
     # the test fold's numbers stand in final_results/ alone, where it is looked at once
     write_validation_aucs(folder, splits["val"].target, probability["val"])
     write_csv(history, folder / "history.csv")
     plot_history(history, folder / "history.png", title=facts["run"])
-    facts |= {"best_epoch": best["epoch"], "seconds": round(float(history.seconds.sum()), 1)}
+    facts |= {
+        "best_epoch": best["epoch"],
+        "temperature": temperature,
+        "seconds": round(float(history.seconds.sum()), 1),
+    }
     write_json(facts, folder / "config.json")
     world.say(
         f"best epoch {best['epoch']}: validation macro AUC {best['auc']:.4f}; "

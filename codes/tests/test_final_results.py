@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from matplotlib import colormaps
+from matplotlib.colors import to_rgba
+from scipy.stats import binomtest, norm
 from sklearn import metrics as reference
 
-from ecg.artifacts import UserError, write_csv, write_json
+from ecg import plots
+from ecg.artifacts import UserError, read_json, write_csv, write_json
 from ecg.final_results import EVALUATED, compare_runs, plots_and_metrics, read_runs
 from ecg.labels import CLASSES, LEADS, SPLIT_COLUMNS, read_split, single_label
-from ecg.plots import ecg_paper, plot_history, plot_lr_finder, save_figure
+from ecg.metrics import WITHOUT_INTERVAL
+from ecg.plots import ecg_paper, ink, plot_history, plot_lr_finder, save_figure
 from ecg.predictions import find_runs, run_folder, write_predictions
 from ecg.stats import PAIR_COLUMNS, RESULT_COLUMNS, compare_pairs, measure_runs
 
@@ -115,9 +119,9 @@ def test_metrics_table_is_tidy_and_holds_scikit_learns_values(finished):
     assert tuple(table.columns) == RESULT_COLUMNS
     assert not table.duplicated(["run", "split", "view", "label", "metric"]).any()
     assert set(table.label) == {*CLASSES, "macro"}
-    ece = table[table.metric == "ece"]  # noise can only raise it: an interval would lie too high
+    ece = table[table.metric.isin(WITHOUT_INTERVAL)]  # noise can only raise it: an interval would lie too high
     assert ece.value.notna().all() and ece[["ci_low", "ci_high"]].isna().all(axis=None)
-    others = table[table.metric != "ece"]
+    others = table[~table.metric.isin(WITHOUT_INTERVAL)]
     assert others.value.between(others.ci_low, others.ci_high).mean() > 0.98
     labels = pd.read_csv(finished / "ptbxl_test.csv").set_index("ecg_id")
     probability = pd.read_csv(finished / "resnet_augmented/predictions_test.csv", index_col="ecg_id")
@@ -158,6 +162,8 @@ def test_scripts_write_exactly_the_files_their_docstrings_name(finished):
     for script in ("11_plots_and_metrics.py", "12_conf_matrix_and_stat_test.py"):
         words = (CODES / script).read_text(encoding="utf-8").split("Writes:")[1].split("Run:")[0].split()
         for word in words:
+            if not word.startswith("artifacts/final_results/"):
+                continue  # the ensemble, which these runs do not make
             several, one, suffix = re.fullmatch(r"artifacts/final_results/(?:\{(.*)\})?(.*?)(\.\w+)", word).groups()
             promised |= {name + suffix for name in (several.split(",") if several else [one])}
     written = {path.name for path in (finished / "final_results").iterdir()}
@@ -309,9 +315,9 @@ def test_a_run_whose_config_names_no_classes_is_refused(tmp_path):
 def test_confusion_counts_at_the_frozen_thresholds_add_up(finished):
     counts = pd.read_csv(finished / "final_results/confusion_counts.csv")
     assert (counts[["tp", "fp", "fn", "tn"]].sum(axis=1) == N).all()
-    thresholds = pd.read_csv(finished / "final_results/thresholds.csv", index_col="run")
+    thresholds = read_json(finished / "final_results/thresholds.json", made_by="11")
     for row in counts.itertuples():
-        assert row.threshold == pytest.approx(thresholds.loc[row.run, row.label])
+        assert row.threshold == pytest.approx(thresholds[row.run][row.label], abs=1e-6)
 
 
 def test_models_with_different_records_are_compared_on_the_common_ones(tmp_path):
@@ -384,6 +390,57 @@ def test_ecg_paper_is_drawn_to_scale(layout, tmp_path):
         ecg_paper(signal[:3], 100)
     with pytest.raises(ValueError, match="layout"):
         ecg_paper(signal, 100, layout="6x2")
+
+
+@pytest.mark.parametrize(("layout", "samples"), [("12x1", 250), ("12x1", 1000), ("3x4", 250), ("3x4", 1000)])
+def test_no_name_of_a_lead_stands_on_a_trace_and_the_title_fits(layout, samples):
+    signal = np.zeros((len(LEADS), samples))
+    signal[:, ::20] = 2.5  # 25 mm high, wherever a name may be
+    title = "a_file_with_a_name_of_many_words" * 8 + "   resnet_standard"
+    figure = ecg_paper(signal, 100, layout=layout, title=title)
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    traces = [axis.transData.transform(line.get_xydata()) for line in axis.lines]
+    names = [text for text in axis.texts if text.get_text() in LEADS]
+    assert len(names) >= len(LEADS)
+    for name in names:
+        box = name.get_window_extent()
+        assert not any(box.count_contains(trace) for trace in traces), name
+        assert axis.bbox.y0 <= box.y0 and box.y1 <= axis.bbox.y1
+        assert name.zorder < min(line.zorder for line in axis.lines)
+    words, scale = (text.get_window_extent() for text in figure.texts)
+    assert 0 < words.x0 and words.x1 < scale.x0 and scale.x1 < figure.bbox.width
+    assert figure.texts[0].get_text().startswith("a_file") and figure.texts[0].get_text().endswith("resnet_standard")
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", ["PuOr", "Blues", "viridis"])
+def test_text_in_a_cell_of_any_colour_can_be_read(name):
+    for colour in colormaps[name](np.linspace(0, 1, 50)):
+        darker, lighter = sorted((luminance(colour), luminance(to_rgba(ink(colour)))))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # the least contrast of WCAG 2
+
+
+def test_calibration_is_drawn_for_networks_with_an_interval_at_each_point(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    rng = np.random.default_rng(0)
+    probability = rng.random((200, 5))
+    labels = (rng.random((200, 5)) < probability).astype(int)
+    names = ("baseline/naive", "resnet_standard", "resnet_augmented", "xresnet_standard")
+    plots.plot_calibration({name: (labels, probability) for name in names}, tmp_path / "calibration.png")
+    axes = np.reshape(drawn[0].axes, (2, len(CLASSES)))  # two families, no baseline
+    low, high = np.array([bar[:, 1] for bar in axes[0, 0].collections[0].get_segments()]).T
+    share = axes[0, 0].lines[0].get_ydata()
+    assert len(share) == 10 and (low < share).all() and (share < high).all()
+    first = probability[:, 0] < 0.1
+    expected = binomtest(int(labels[first, 0].sum()), int(first.sum())).proportion_ci(method="wilson")
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high))
+    assert axes[0, 4].get_title() == f"HYP, {labels[:, 4].sum()} of 200 positive"
 
 
 def test_training_figures_are_written(tmp_path):
