@@ -134,15 +134,31 @@ def _read_plain(path: Path, header: Header) -> np.ndarray:
     return samples
 
 
-def _read_any(path: Path) -> np.ndarray:
+def read_wfdb(path: Path, *, checksums: bool = True) -> tuple[wfdb.Record, np.ndarray]:
+    """Return a WFDB record of any format and its samples in its own units, (n_samples, n_leads).
+
+    Raises `RecordError` if `wfdb` cannot read it or, with `checksums`, if a lead's checksum disagrees with the header.
+    """
     try:
-        record = wfdb.rdrecord(str(path))
-    except (OSError, ValueError, IndexError) as error:
-        raise RecordError(f"wfdb cannot read it: {error}") from None
+        record = wfdb.rdrecord(str(path), physical=False)
+        samples = record.dac() if record.n_sig else np.empty((0, 0))
+    except FileNotFoundError as error:
+        raise RecordError(f"{Path(error.filename or path).name} is missing") from None
+    except Exception as error:  # on a damaged file wfdb raises whatever its parser stumbles over
+        raise RecordError(f"damaged or cut off, wfdb cannot read it ({type(error).__name__}: {error})") from None
+    if checksums and record.checksum and all(frames == 1 for frames in record.samps_per_frame):
+        for name, stated, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
+            if stated is not None and stated % 65536 != found % 65536:
+                raise RecordError(f"checksum of lead {name} disagrees with the header: damaged?")
+    return record, samples
+
+
+def _read_any(path: Path) -> np.ndarray:
+    record, samples = read_wfdb(path)
     if any(unit.lower() not in ("mv", "uv") for unit in record.units):
         raise RecordError(f"unit is {record.units}, expected mV or uV")
     scale = np.asarray([UV_PER_MV if unit.lower() == "mv" else 1 for unit in record.units])
-    microvolt = np.rint(record.p_signal * scale)
+    microvolt = np.rint(samples * scale)
     if not np.isfinite(microvolt).all():
         raise RecordError("contains NaN")
     return microvolt.clip(-32767, 32767).astype(np.int16)
@@ -224,6 +240,9 @@ def preprocess(
         _write_header(file, (len(kept), len(LEADS), n_samples))
         if file.tell() != length:
             raise RuntimeError(f"the header of {path} changed its length")
+        (folder / "meta.json").unlink(
+            missing_ok=True
+        )  # killed from here on, the files belong to no run until it is back
     digest.update(table.ecg_id.to_numpy()[kept].tobytes())
     meta["mean"] = {name: scaler.mean_ for name, scaler in scalers.items()}
     meta["std"] = {name: scaler.scale_ for name, scaler in scalers.items()}

@@ -141,11 +141,13 @@ def make_splits(
     parts = assign_split(database, split=split)
     table = pd.concat([database, labels, single_label(labels)], axis=1)[list(SPLIT_COLUMNS)]
     has_class = labels.any(axis=1)
-    rows, digest = [], hashlib.sha256()
-    for name in SPLITS:
-        part = table[has_class & (parts == name)]
+    tables = {name: table[has_class & (parts == name)] for name in SPLITS}
+    for name, part in tables.items():
         if part.empty:
             raise UserError(f"{data}: no record with a superclass falls into {name} under --split {split}")
+    rows, digest = [], hashlib.sha256()
+    (artifacts / "ptbxl_splits.json").unlink(missing_ok=True)  # killed between two tables, they belong to no split
+    for name, part in tables.items():
         write_csv(part, artifacts / f"ptbxl_{name}.csv")
         digest.update(part[["ecg_id", *CLASSES]].to_csv().encode())
         counts = {"split": name, "records": len(part), "patients": part.patient_id.nunique()}

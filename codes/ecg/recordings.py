@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import wfdb
 
-from ecg.data import RecordError
+from ecg.data import RecordError, read_wfdb
 from ecg.labels import LEADS
 
 MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}  # both Unicode signs for micro
@@ -64,17 +63,9 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
     Raises `RecordError` if it cannot be read, a lead is missing that does not follow from others, a unit is unknown, a
     sample is NaN or, with `checksums`, a lead's checksum disagrees with the header.
     """
-    try:
-        record = wfdb.rdrecord(str(path), physical=False)
-        samples = record.dac() if record.n_sig else np.empty((0, 0))
-    except FileNotFoundError as error:
-        raise RecordError(f"{Path(error.filename or path).name} is missing") from None
-    except Exception as error:  # on a damaged file wfdb raises whatever its parser stumbles over
-        raise RecordError(f"damaged or cut off, wfdb cannot read it ({type(error).__name__}: {error})") from None
+    record, samples = read_wfdb(path, checksums=checksums)
     if not len(samples):
         raise RecordError("holds no samples")
-    if checksums:
-        _verify(record)
     if not PLAUSIBLE_FS[0] <= record.fs <= PLAUSIBLE_FS[1]:
         raise RecordError(f"sampled at {record.fs:g} Hz, outside {PLAUSIBLE_FS[0]} to {PLAUSIBLE_FS[1]} Hz")
 
@@ -113,14 +104,6 @@ def lead_name(name: str) -> str | None:
     bare = re.sub(r"(?<!i)[\s_]|[\s_](?!i)", "", bare)  # "v 6" and "d ii", but "i ii" is not III
     bare = bare[1:] if re.fullmatch("di{1,3}", bare) else bare
     return next((lead for lead in LEADS if lead.lower() == bare), None)
-
-
-def _verify(record: wfdb.Record) -> None:
-    if not record.checksum or any(frames != 1 for frames in record.samps_per_frame):
-        return
-    for name, stated, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
-        if stated is not None and stated % 65536 != found % 65536:
-            raise RecordError(f"checksum of lead {name} disagrees with the header: damaged? (else --no-checksums)")
 
 
 def _complete(leads: dict[str, np.ndarray]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,20 @@ def damage_flat(path: Path) -> None:
     rewrite(path, lambda samples: samples.__setitem__((slice(None), 8), 12))
 
 
+def damage_format(path: Path) -> None:
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace(" 16 ", " 999 "))
+
+
+def damage_checksum_at_another_gain(path: Path) -> None:
+    header = path.with_suffix(".hea")
+    header.write_text(re.sub(r"1000\S*/mV", "500.0(0)/mV", header.read_text()))
+    damage_checksum(path)
+
+
 DAMAGE = {
+    damage_format: "wfdb cannot read it",
+    damage_checksum_at_another_gain: "checksum of lead",
     damage_missing: "missing",
     damage_truncated: "500 samples|250 samples",
     damage_header: "not a WFDB header",
@@ -242,3 +256,18 @@ def test_a_limit_beyond_what_int16_microvolts_hold_is_refused(few):
     data, artifacts = few
     with pytest.raises(UserError, match=r"--limit-mv.*32\.767"):
         preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"limit_mv": 40.0})
+
+
+def test_a_stop_between_its_files_leaves_signals_that_do_not_load(few, monkeypatch):
+    """New signals beside the old meta.json would be taken for what that describes."""
+    data, artifacts = few
+    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ecg.data.write_csv", stop)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"band": (5.0, 20.0)})
+    with pytest.raises(UserError, match=r"meta\.json: run codes/03_preprocess\.py"):
+        load_signals(artifacts)
