@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ecg.artifacts import run
-from ecg.training import TrainingSettings, train
+from ecg.training import PRESETS, TrainingSettings, train
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="inception", name="inception"), Settings, __doc__)
+    run(partial(train, model="inception", name="inception"), Settings, __doc__, PRESETS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ecg.artifacts import run
-from ecg.training import TrainingSettings, train
+from ecg.training import PRESETS, TrainingSettings, train
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="xresnet1d", name="xresnet"), Settings, __doc__)
+    run(partial(train, model="xresnet1d", name="xresnet"), Settings, __doc__, PRESETS)

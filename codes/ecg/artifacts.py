@@ -5,9 +5,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,19 @@ class Folders:
     """Folder that the stages read from and write to."""
 
 
-def run(stage: Callable[..., Any], settings: type, description: str) -> None:
+def run(
+    stage: Callable[..., Any], settings: type, description: str, presets: Mapping[str, dict[str, Any]] | None = None
+) -> None:
     """Turn the command line into `settings` and call `stage` with them as keywords.
 
+    `presets` are other defaults, {name: {field: value}}, chosen by the flag --preset.
     A `UserError` ends in one line on standard error and exit code 2, never in a traceback.
     """
     # a blank line before each field of the docstring, or the help page would join them
-    values = tyro.cli(settings, description=re.sub(r"\n(?=(Writes|Run):)", "\n\n", description))
+    description = re.sub(r"\n(?=(Writes|Run):)", "\n\n", description)
+    values = tyro.cli(settings, description=description)
+    if presets and values.preset in presets:
+        values = tyro.cli(settings, default=replace(settings(), preset=values.preset, **presets[values.preset]))
     with user_errors():
         stage(**vars(values))
 

@@ -16,7 +16,7 @@ from ecg.calibration import calibrate, logits_of, probability_of
 from ecg.data import UV_PER_MV, preprocessor
 from ecg.inference import Precision, pick_device, pick_dtype, predict, window_starts
 from ecg.labels import CLASSES, LEADS
-from ecg.models import MODELS, Network, build
+from ecg.models import MODELS, Network, rebuild
 
 MADE_BY = "its training script (codes/04 to 10)"
 WINDOWS = 256  # given to a model at a time, so that a long recording needs no more memory than many short ones
@@ -142,7 +142,7 @@ def load_run(folder: Path, *, device: str = "auto", precision: Precision = "auto
 def load_network(folder: Path, config: dict[str, Any]) -> Network:
     """Return the network of a run folder with its best weights, on the CPU, in evaluation mode."""
     path = require(folder / "best.pt", MADE_BY)
-    network = build(config["model"], config["signals"], derivatives=config["derivatives"])
+    network = rebuild(config)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["weights"])
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):  # each of them page after page of names

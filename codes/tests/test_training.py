@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from dataclasses import MISSING, fields
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import best_weights, equal
 
-from ecg.artifacts import ROOT, UserError
+from ecg.artifacts import ROOT, UserError, run
 from ecg.augmentation import add_noise, augment_batch, drop_leads, mixup, scale_amplitude
 from ecg.data import load_signals, preprocess
 from ecg.distributed import World
@@ -19,8 +20,9 @@ from ecg.labels import CLASSES, make_splits, read_split
 from ecg.metrics import macro_auc
 from ecg.models import build
 from ecg.predictions import read_labelled
+from ecg.predictor import load_network
 from ecg.synthetic import write_ptbxl
-from ecg.training import Trainer, TrainingSettings, batches, load_split, train, valley
+from ecg.training import PRESETS, Trainer, TrainingSettings, batches, load_split, train, valley
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu"}
@@ -266,3 +268,22 @@ def test_a_network_learns_the_planted_signs_and_nothing_from_shuffled_labels(tmp
     labels, probability = read_labelled(tmp_path, tmp_path / "a_standard", "test")
     auc = macro_auc(labels[list(CLASSES)].to_numpy(), probability.to_numpy())
     assert abs(auc - 0.5) < 0.2 if shuffle else auc > 0.9  # 49 records: a tenth of an AUC is chance
+
+
+def test_a_preset_is_other_defaults_and_flags_have_the_last_word(artifacts, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(sys, "argv", ["05", "--preset", "fast", "--epochs", "3", "--artifacts", str(artifacts)])
+    run(lambda **values: seen.update(values), TrainingSettings, "", PRESETS)
+    assert (seen["preset"], seen["width"], seen["epochs"]) == ("fast", PRESETS["fast"]["width"], 3)
+    assert seen["artifacts"] == artifacts and seen["lr"] == TrainingSettings.lr
+    for preset in PRESETS.values():
+        assert set(preset) <= {field.name for field in fields(TrainingSettings)}
+
+
+def test_a_narrow_network_is_stored_and_loaded_as_such(artifacts):
+    train(model="resnet1d", name="a", artifacts=artifacts, width=0.5, **QUICK)
+    network = load_network(artifacts / "a_standard", json.loads((artifacts / "a_standard" / "config.json").read_text()))
+    weights = [
+        sum(p.numel() for p in n.parameters()) for n in (network, build("resnet1d", load_signals(artifacts).meta))
+    ]
+    assert 3 < weights[1] / weights[0] < 4.5

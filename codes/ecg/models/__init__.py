@@ -12,6 +12,12 @@ from ecg.models.xresnet1d import XResNet1D
 MODELS = {"resnet1d": ResNet1D, "inception": Inception, "xresnet1d": XResNet1D}
 
 
+def rebuild(config: dict[str, Any]) -> Network:
+    """Return the network that a run's `config.json` describes, with fresh weights."""
+    options = {key: config[key] for key in ("derivatives", "width") if key in config}
+    return build(config["model"], config["signals"], **options)
+
+
 def build(name: str, signals: dict[str, Any], *, derivatives: bool = True, **size: Any) -> Network:
     """Return the network `name` for signals as `signals/meta.json` describes them; `size` goes to its constructor."""
     if name not in MODELS:

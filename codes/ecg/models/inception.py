@@ -7,7 +7,7 @@ a shortcut spans every third module.
 import torch
 from torch import nn
 
-from ecg.models.layers import conv, conv_norm_act, head
+from ecg.models.layers import conv, conv_norm_act, head, scaled
 
 
 class InceptionModule(nn.Module):
@@ -55,9 +55,11 @@ class Inception(nn.Sequential):
         kernels: tuple[int, ...] = (5, 9, 19),
         stem: int = 64,
         dropout: float = 0.2,
+        width: float = 1.0,
     ):
-        layers, width = [conv_norm_act(n_channels, stem, 7, stride=2)], filters * (len(kernels) + 1)
+        filters, stem = scaled((filters, stem), width)
+        layers, channels = [conv_norm_act(n_channels, stem, 7, stride=2)], filters * (len(kernels) + 1)
         for i in range(blocks):
             layers += [nn.MaxPool2d((1, 2))] if i > 0 else []
-            layers.append(InceptionBlock(stem if i == 0 else width, filters, kernels))
-        super().__init__(*layers, head(width, n_classes, dropout))
+            layers.append(InceptionBlock(stem if i == 0 else channels, filters, kernels))
+        super().__init__(*layers, head(channels, n_classes, dropout))

@@ -41,6 +41,11 @@ class Network(nn.Module):
         return self.body(self.frontend(millivolt))
 
 
+def scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
+    """Return channel counts times `width`, as multiples of 8, which processors like."""
+    return tuple(max(8, round(c * width / 8) * 8) for c in channels)
+
+
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """Convolution over time that keeps T (divided by `stride`); no bias, a norm follows."""
     return nn.Conv2d(c_in, c_out, (1, kernel), (1, stride), (0, kernel // 2), bias=False)

@@ -8,7 +8,7 @@ narrow where T is long and wide where T is short, which halves its cost at equal
 import torch
 from torch import nn
 
-from ecg.models.layers import conv, conv_norm_act, head
+from ecg.models.layers import conv, conv_norm_act, head, scaled
 
 
 class ResidualBlock(nn.Module):
@@ -42,7 +42,9 @@ class ResNet1D(nn.Sequential):
         kernels: tuple[int, int] = (5, 3),
         stem_kernel: int = 7,
         dropout: float = 0.2,
+        width: float = 1.0,
     ):
+        widths = scaled(widths, width)
         stages, c_in = [], widths[0]
         for i, width in enumerate(widths):
             for j in range(depth):

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ecg.models.layers import SqueezeExcite, conv, conv_norm_act, head
+from ecg.models.layers import SqueezeExcite, conv, conv_norm_act, head, scaled
 
 
 class XResidualBlock(nn.Module):
@@ -64,7 +64,9 @@ class XResNet1D(nn.Sequential):
         depth: int = 1,
         kernel: int = 5,
         dropout: float = 0.2,
+        width: float = 1.0,
     ):
+        stem, widths = scaled(stem, width), scaled(widths, width)
         layers = [conv_norm_act(n_channels, stem[0], kernel, stride=2)]
         layers += [conv_norm_act(a, b, kernel) for a, b in pairwise(stem)]
         c_in = stem[-1]
