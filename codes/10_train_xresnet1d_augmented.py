@@ -18,7 +18,7 @@ from ecg.training import PRESETS, TrainingSettings, train
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
     augment: bool = True
-    """Train on scaled, noisy, blended signals; the run folder is named after it."""
+    """Train on scaled and noisy signals with lost leads; the run folder is named after it."""
     lr_finder: bool = True
     """Draw the learning-rate finder's curve before training."""
 

@@ -3,7 +3,6 @@
 Each function takes (B, 12, T) millivolts and an explicit generator on the same device, and returns a new batch.
 """
 
-import numpy as np
 import torch
 
 
@@ -27,17 +26,3 @@ def drop_leads(x: torch.Tensor, generator: torch.Generator, *, probability: floa
 def augment_batch(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return the batch as the augmented runs train on it."""
     return drop_leads(add_noise(scale_amplitude(x, generator), generator), generator)
-
-
-def mixup(
-    x: torch.Tensor, target: torch.Tensor, rng: np.random.Generator, *, alpha: float = 0.3
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blend each record and its target with another one of the batch (Zhang et al. 2018, eq. 1).
-
-    The share is drawn per record from Beta(alpha, alpha); `target` (B, 5) becomes soft.
-    """
-    share = rng.beta(alpha, alpha, size=len(x)).astype(np.float32)
-    share = torch.from_numpy(np.maximum(share, 1 - share)).to(x.device)  # each record stays mostly itself
-    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-    s = share[:, None, None]
-    return x * s + x[other] * (1 - s), target * share[:, None] + target[other] * (1 - share[:, None])

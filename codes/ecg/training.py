@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ecg.artifacts import Folders, UserError, atomic, check_at_least, write_csv, write_json
-from ecg.augmentation import augment_batch, mixup
+from ecg.augmentation import augment_batch
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
 from ecg.data import Signals, available, load_signals
 from ecg.distributed import World, join_world
@@ -53,7 +53,7 @@ class TrainingSettings(Folders):
     """What the six training scripts can be told."""
 
     augment: bool = False
-    """Train on scaled, noisy, blended signals; the run folder is named after it."""
+    """Train on scaled and noisy signals with lost leads; the run folder is named after it."""
     task: Task = "multilabel"
     """multilabel: sigmoid per superclass; multiclass: softmax over the records with exactly one superclass."""
     seed: int = 0
@@ -106,7 +106,7 @@ def load_split(artifacts: Path, signals: Signals, name: str, task: Task) -> Spli
 
 
 def loss_of(output: torch.Tensor, target: torch.Tensor, task: Task) -> torch.Tensor:
-    """Binary cross-entropy per class, or softmax cross-entropy against a (possibly blended) one-hot target."""
+    """Binary cross-entropy per class, or softmax cross-entropy against a one-hot target."""
     if task == "multilabel":
         return functional.binary_cross_entropy_with_logits(output, target)
     return functional.cross_entropy(output, target)
@@ -114,12 +114,11 @@ def loss_of(output: torch.Tensor, target: torch.Tensor, task: Task) -> torch.Ten
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: int16 microvolts (B, 12, crop), targets (B, 5), and the generators for its changes."""
+    """What one step sees: int16 microvolts (B, 12, crop), targets (B, 5), and the generator of their augmentation."""
 
     microvolt: Records
     target: np.ndarray
-    rng: np.random.Generator
-    noise: torch.Generator
+    generator: torch.Generator
 
 
 def steps_per_epoch(n_records: int, batch_size: int) -> int:
@@ -141,9 +140,9 @@ def batches(
     for step in range(first, len(parts)):
         rng = np.random.default_rng([seed, epoch, step])
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
-        noise = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
         chosen = order[parts[step]]
-        yield Batch(view[split.rows[chosen], :, starts[parts[step]]], split.target[chosen], rng, noise)
+        yield Batch(view[split.rows[chosen], :, starts[parts[step]]], split.target[chosen], generator)
 
 
 class Trainer:
@@ -180,11 +179,11 @@ class Trainer:
         n, device = len(batch.target), self.world.device
         own = self.world.share(n)
         x, y = batch.microvolt, send(batch.target, device)
-        if self.augment:  # all of the batch: records are blended with each other
-            x, y = mixup(augment_batch(to_millivolt(x, device), batch.noise), y, batch.rng)
-            x, y = x[own], y[own]
+        if self.augment:  # all of the batch, so that every process draws the same numbers
+            x = augment_batch(to_millivolt(x, device), batch.generator)[own]
         else:
-            x, y = to_millivolt(x[own], device), y[own]
+            x = to_millivolt(x[own], device)
+        y = y[own]
         self.world.divide_dropout(self.network, n)
         with autocast(device, self.dtype):
             output = self.parallel(x)

@@ -4,11 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import CODES
+from torch import nn
 
+from benchmarks.plain import PlainRecords, Standardise, augment_record, plain_loader, plain_network
 from benchmarks.scaling import START_UP, add_rates
+from benchmarks.training import NETWORKS, check_same
+from ecg.augmentation import augment_batch
+from ecg.data import load_signals
+from ecg.models import build
+from ecg.training import Split, train
 
 MEASURED_ON = ["hardware", "versions", "date"]
 
@@ -53,3 +62,99 @@ def test_rates_leave_the_start_up_out():
     assert rates.seconds_per_1000.isna().tolist() == [True, False, False, False]
     assert rates.seconds_per_1000[1:].tolist() == pytest.approx([2, 2, 2])
     assert rates.to_rate_before[2:].tolist() == pytest.approx([1, 1])
+
+
+def test_training_measures_both_ways_of_every_network(artifacts):
+    tiny = ("--steps", 1, "--batch-size", 8, "--matrix", 64)
+    table, last = run_benchmark("training", artifacts, "--networks", "resnet1d", "xresnet1d", *tiny)
+    expected = ["network", "weights", "side", "batch_size", "crop", "steps", "threads", "seconds_per_step"]
+    expected += ["slowest_step", "fastest_step", "samples_per_second", "to_plain", "flop_per_second", "share_of_matmul"]
+    assert list(table.columns) == expected + MEASURED_ON
+    assert (table.select_dtypes("number") > 0).all(axis=None)
+    for _, part in table.groupby("network"):
+        plain = part.side.str.startswith("plain")
+        assert set(part.side[plain]) == {"plain, 0 workers", "plain, 2 workers"} and "engine, float32" in set(part.side)
+        assert part.to_plain[plain].max() == 1
+    ratio = table[(table.network == "xresnet1d") & table.side.str.startswith("engine")].to_plain.iloc[-1]
+    assert float(last.split()[1].rstrip(":")) == pytest.approx(ratio, rel=0.01)
+    profile = pd.read_csv(artifacts / "benchmarks" / "training_profile.csv")
+    assert list(profile.columns) == ["network", "side", "operator", "calls", "self_ms", "share", *MEASURED_ON]
+    assert profile.operator.str.contains("convolution_backward").any()
+    assert (profile.groupby("network").share.sum() < 1.0001).all()
+
+
+def test_training_compares_the_validation_auc_of_both_ways(artifacts):
+    tiny = ("--steps", 1, "--batch-size", 32, "--matrix", 64, "--auc", "--seeds", 0, "--epochs", 1)
+    run_benchmark("training", artifacts, "--networks", "resnet1d", *tiny)
+    table = pd.read_csv(artifacts / "benchmarks" / "training_auc.csv")
+    assert table[["network", "seed", "epochs"]].values.tolist() == [["resnet1d", 0, 1]]
+    assert table[["auc_engine", "auc_plain"]].stack().between(0, 1).all()
+    assert table.difference.tolist() == pytest.approx((table.auc_engine - table.auc_plain).tolist())
+
+
+@pytest.mark.parametrize(("model", "size"), NETWORKS.values(), ids=NETWORKS)
+def test_the_plain_networks_compute_what_ours_compute_and_share_no_weights(prepared, model, size):
+    signals = load_signals(prepared)
+    network = build(model, signals.meta, **size)
+    check_same(network, torch.from_numpy(signals.millivolt(signals.ecg_id[:4])[:, :, :250]))
+    plain = plain_network(network)
+    assert not any(isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d | nn.AvgPool2d) for m in plain.modules())
+    assert not {p.data_ptr() for p in network.parameters()} & {p.data_ptr() for p in plain.parameters()}
+
+
+def test_the_check_of_the_plain_network_notices_another_network(prepared, monkeypatch):
+    signals = load_signals(prepared)
+    network = build("resnet1d", signals.meta)
+    monkeypatch.setattr("benchmarks.training.plain_network", lambda _: plain_network(build("resnet1d", signals.meta)))
+    with pytest.raises(AssertionError):
+        check_same(network, torch.from_numpy(signals.millivolt(signals.ecg_id[:4])[:, :, :250]))
+
+
+def test_the_plain_augmentation_makes_changes_of_the_same_size():
+    x, rng = np.ones((4000, 12, 50), np.float32), np.random.default_rng(0)
+    plain = np.stack([augment_record(record, rng) for record in x])
+    ours = augment_batch(torch.from_numpy(x), torch.Generator().manual_seed(0)).numpy()
+    assert (x == 1).all() and plain.dtype == np.float32
+    dropped = [(a == 0).all(axis=2) for a in (plain, ours)]
+    assert [d.mean() for d in dropped] == pytest.approx([0.05, 0.05], abs=0.005)
+    for measure in (np.mean, np.std):  # over time: gain and noise of each lead that was kept
+        a, b = (measure(x, axis=2)[~d] for x, d in zip((plain, ours), dropped, strict=True))
+        assert np.quantile(a, [0.05, 0.5, 0.95]) == pytest.approx(np.quantile(b, [0.05, 0.5, 0.95]), abs=0.01)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_plain_loader_draws_other_crops_in_every_epoch_and_worker(prepared, workers):
+    signals = load_signals(prepared)
+    split = Split(np.zeros(8, int), np.zeros(8, int), np.zeros((8, 5), np.float32))  # eight times the same record
+    standardise = Standardise(build("resnet1d", signals.meta).frontend)
+    loader = plain_loader(
+        PlainRecords(signals.array, split, standardise, crop=250, seed=0), batch_size=2, workers=workers
+    )
+    seen = torch.cat([x for _ in range(2) for x, _ in loader])
+    assert seen.shape == (16, 24, 250) and len(seen.unique(dim=0)) == 16
+
+
+def test_inference_gives_the_probabilities_of_the_plain_way_and_their_speeds(artifacts, synthetic):
+    train(model="resnet1d", name="resnet", artifacts=artifacts, epochs=1, batch_size=32, device="cpu", precision="fp32")
+    tiny = ("--records", 6, "--repeats", 1, "--singles", 2)
+    table, last = run_benchmark("inference", artifacts, "--data", synthetic, *tiny)
+    expected = ["side", "model", "precision", "threads", "n", "repeats", "seconds", "records_per_second", "singles"]
+    assert list(table.columns) == [*expected, "latency_median_ms", "latency_p95_ms", "most_apart", *MEASURED_ON]
+    assert (table.n == 6).all() and (table.most_apart <= 0.02).all()
+    assert (table.latency_median_ms <= table.latency_p95_ms).all()
+    engine, *plain = table.records_per_second
+    assert float(last.split()[1].rstrip(":")) == pytest.approx(engine / max(plain), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("training", ("--networks", "lenet"), "--networks lenet: use some of resnet1d_large"),
+        ("training", ("--batch-size", 100000), "training records"),
+        ("inference", ("--model", "lenet"), "no model in"),
+    ],
+)
+def test_benchmarks_name_what_they_cannot_use(artifacts, name, arguments, message):
+    command = [sys.executable, CODES / "benchmarks" / f"{name}.py", "--artifacts", artifacts, *arguments]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

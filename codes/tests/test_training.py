@@ -12,7 +12,7 @@ import torch
 from conftest import best_weights, equal
 
 from ecg.artifacts import ROOT, UserError, run
-from ecg.augmentation import add_noise, augment_batch, drop_leads, mixup, scale_amplitude
+from ecg.augmentation import add_noise, augment_batch, drop_leads, scale_amplitude
 from ecg.data import load_signals, preprocess
 from ecg.distributed import World
 from ecg.inference import window_starts
@@ -154,8 +154,6 @@ def test_augmentation_follows_its_generator_and_differs_between_epochs():
     for change in (scale_amplitude, add_noise, drop_leads, augment_batch):
         first, again, other = (change(x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
         assert torch.equal(first, again) and not torch.equal(first, other), change.__name__
-    a, b = (mixup(x, torch.eye(5)[torch.arange(16) % 5], np.random.default_rng(s)) for s in (0, 1))
-    assert not torch.equal(a[0], b[0])
 
 
 def test_augmentation_leaves_its_input_alone_and_stays_in_bounds():
@@ -168,14 +166,6 @@ def test_augmentation_leaves_its_input_alone_and_stays_in_bounds():
     dropped = (drop_leads(x, generator, probability=0.1) == 0).all(dim=2).float().mean()
     assert 0.05 < dropped < 0.15
     assert torch.equal(x, before)
-
-
-def test_mixup_blends_signals_and_targets_alike():
-    x = torch.eye(8)[:, None, :].repeat(1, 12, 1)  # record i holds a 1 at sample i
-    blended, target = mixup(x, torch.eye(8), np.random.default_rng(0))
-    torch.testing.assert_close(blended[:, 0], target)
-    torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
-    assert (target.argmax(dim=1) == torch.arange(8)).all()
 
 
 def test_the_derivative_is_taken_after_augmentation(prepared):
