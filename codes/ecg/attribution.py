@@ -23,9 +23,9 @@ from ecg.artifacts import UserError, check_at_least, read_json, write_csv
 from ecg.data import UV_PER_MV, Signals, load_signals
 from ecg.inference import Task, pick_device, predict, window_starts
 from ecg.labels import CLASSES, LEADS
-from ecg.models import build
+from ecg.models import MODELS, rebuild
 from ecg.models.layers import Network
-from ecg.plots import COLOURS, LEGEND_BELOW, ecg_paper, panels, save_figure
+from ecg.plots import COLOURS, LEGEND_BELOW, ecg_paper, method_names, panels, save_figure
 from ecg.predictions import read_labelled
 from ecg.predictor import load_network
 from ecg.stats import interval
@@ -38,6 +38,7 @@ KINDS = ("signal", "derivative")
 PASS = 64  # windows in one pass through the network
 RANDOMISED = "randomised weights: rank correlation"
 OWN_SIZE = "signal's own size: rank correlation"
+SMOOTH_S = 0.05  # over which a picture averages the heat
 BLOCK_S = 0.1  # seconds of one lead that the deletion test removes together
 FRACTIONS = (0.1, 0.2)  # of all blocks
 RANDOM_DRAWS = 2  # random deletions per record
@@ -88,9 +89,10 @@ def explain(
     fresh = fresh_network(config, seed=seed).to(next(network.parameters()).device)
     some = choose_drawn(chosen, 2)
     sanity += randomisation(
-        network, fresh, millivolt[some], target[some], {m: maps[m][some] for m in METHODS}, window, -(-steps // 2), seed
+        *(network, fresh, millivolt[some], target[some], {m: maps[m][some] for m in METHODS}),
+        *(signals.fs, window, -(-steps // 2), seed),
     )
-    heats = {method: np.abs(maps[method]).sum(axis=1) for method in METHODS}  # (n, 12, T)
+    heats = {method: heat_of(maps[method], signals.fs) for method in METHODS}
     sanity += deletion(network, millivolt, target, heats, signals.fs, window, config["task"], seed)
     if (data / "planted_signs.csv").exists():
         where = zip(chosen.ecg_id, chosen["class"], strict=True)
@@ -102,8 +104,9 @@ def explain(
         old.unlink()
     write_csv(importance.round(5), folder / "lead_importance.csv")
     write_csv(table.round(5), folder / "sanity_checks.csv")
-    write_csv(_draw_examples(chosen, drawn, millivolt, maps, deltas, signals, folder), folder / "examples.csv")
-    save_figure(plot_importance(importance, run), folder / "lead_importance.png")
+    examples = _draw_examples(chosen, drawn, millivolt, maps, deltas, method_names(table), signals, folder)
+    write_csv(examples, folder / "examples.csv")
+    save_figure(plot_importance(importance, method_names(table), run), folder / "lead_importance.png")
     save_figure(plot_sanity(table, run), folder / "sanity_checks.png")
     with pd.option_context("display.width", 250, "display.max_colwidth", 90):
         print(table.round(3).to_string(index=False))
@@ -113,7 +116,7 @@ def explain(
 def load_frozen(folder: Path, device: torch.device) -> tuple[Network, dict[str, Any]]:
     """Return the trained network of a run folder, frozen and in evaluation mode, and the run's `config.json`."""
     config = read_json(folder / "config.json", made_by=f"the script that trains {folder.name}, such as {MADE_BY}")
-    if "window" not in config:
+    if config["model"] not in MODELS:
         raise UserError(f"--run {folder.name} is not a network: gradients need one of codes/05 to 10")
     if tuple(config["classes"]) != CLASSES or tuple(config["leads"]) != LEADS:
         raise UserError(f"{folder / 'config.json'}: classes or leads are in another order; train this run again")
@@ -124,7 +127,7 @@ def fresh_network(config: dict[str, Any], *, seed: int) -> Network:
     """Return the network of a run as it was before training, from another seed; no global generator is moved."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 + seed)  # not the seed the run itself began with
-        network = build(config["model"], config["signals"], derivatives=config["derivatives"])
+        network = rebuild(config)
     return network.eval().requires_grad_(False)
 
 
@@ -274,6 +277,7 @@ def randomisation(
     millivolt: np.ndarray,
     target: np.ndarray,
     maps: dict[Method, np.ndarray],
+    fs: float,
     window: int,
     steps: int,
     seed: int,
@@ -281,20 +285,20 @@ def randomisation(
     """Compare the heat of the network with that of copies whose weights were thrown away from the output down.
 
     The cascading model-parameter randomisation of Adebayo et al. (2018): an explanation that stays the same explains
-    the input and the architecture, not what was learned. The heat, an absolute value, is what a picture shows;
+    the input and the architecture, not what was learned. The heat, absolute and smoothed, is what a picture shows;
     `signed` compares the attributions themselves. A further row per method compares the heat with the size of the
     standardised signal, which says how much of the picture needs no network at all. `steps` may be fewer than those
     of `maps`.
     """
     depth = len(list(network.body.children()))
     levels = {"output layer": 1, "upper half": (depth + 1) // 2, "all layers": depth}
-    heats = {method: np.abs(values).sum(axis=1) for method, values in maps.items()}
+    heats = {method: heat_of(values, fs) for method, values in maps.items()}
     rows = []
     for name, layers in levels.items():
         copied = randomised(network, fresh, layers)
         for method, heat in heats.items():
             values, _ = attribute(copied, millivolt, target, method=method, window=window, steps=steps)
-            alike = rank_correlation(heat, np.abs(values).sum(axis=1))
+            alike = rank_correlation(heat, heat_of(values, fs))
             row = _row(RANDOMISED, method, name, alike, seed, reference=1.0)
             if name == "all layers":
                 bound = row["value"] if np.isnan(row["ci_high"]) else row["ci_high"]
@@ -308,7 +312,7 @@ def randomisation(
     with torch.inference_mode():
         device = next(network.parameters()).device
         channels = network.frontend(torch.from_numpy(millivolt).to(device)).squeeze(2).unflatten(1, (-1, len(LEADS)))
-    size = channels.abs().sum(dim=1).cpu().numpy()
+    size = heat_of(channels.cpu().numpy(), fs)
     for method, heat in heats.items():
         alike = rank_correlation(heat, size)
         rows.append(_row(OWN_SIZE, method, "no network", alike, seed, reference=0.0))
@@ -428,6 +432,7 @@ def _draw_examples(
     millivolt: np.ndarray,
     maps: dict[Method, np.ndarray],
     deltas: dict[Method, np.ndarray],
+    names: dict[str, str],
     signals: Signals,
     folder: Path,
 ) -> pd.DataFrame:
@@ -441,8 +446,8 @@ def _draw_examples(
             share, lead = mass[1].sum() / mass.sum(), LEADS[int(mass.sum(axis=0).argmax())]
             name = f"example_{record['class']}_{method}_{number}.png"
             title = (
-                f"{record['class']}, p = {record.probability:.2f}: {method.replace('_', ' ')} "
-                f"(derivative channels {100 * share:.0f} %)    ecg_id {record.ecg_id}"
+                f"{record['class']}, p = {record.probability:.2f}: {names[method]}, "
+                f"derivative channels {100 * share:.0f} %    ecg_id {record.ecg_id}"
             )
             figure = draw_attribution(millivolt[row], maps[method][row], signals.fs, title=title)
             save_figure(figure, folder / name, dpi=100)
@@ -455,21 +460,26 @@ def _draw_examples(
     return pd.DataFrame(rows, columns=columns)
 
 
-def draw_attribution(millivolt: np.ndarray, attribution: np.ndarray, fs: float, *, title: str = "") -> Figure:
-    """Return a 12-lead ECG on paper with its attribution (2, 12, T) as heat: the absolute sum of both kinds.
+def heat_of(attribution: np.ndarray, fs: float) -> np.ndarray:
+    """Return what is drawn of attributions (..., 2, 12, T): absolute, summed over the kinds, smoothed, (..., 12, T)."""
+    return uniform_filter1d(np.abs(attribution).sum(axis=-3), max(1, round(SMOOTH_S * fs)), axis=-1)
 
-    For the eye the heat is averaged over 50 ms, and the strongest hundredth of the samples shares the darkest colour.
+
+def draw_attribution(millivolt: np.ndarray, attribution: np.ndarray, fs: float, *, title: str = "") -> Figure:
+    """Return a 12-lead ECG on paper with its attribution (2, 12, T) as heat.
+
+    The strongest hundredth of the samples shares the darkest colour.
     """
-    heat = uniform_filter1d(np.abs(attribution).sum(axis=0), max(1, round(0.05 * fs)), axis=-1)
+    heat = heat_of(attribution, fs)
     return ecg_paper(millivolt, fs, layout="12x1", heat=np.minimum(heat, np.quantile(heat, 0.99)), title=title)
 
 
-def plot_importance(importance: pd.DataFrame, run: str) -> Figure:
-    """Return bars of each lead's share per class and method, signal and derivative channels stacked."""
-    names = list(dict.fromkeys(importance["class"]))
+def plot_importance(importance: pd.DataFrame, names: dict[str, str], run: str) -> Figure:
+    """Return bars of each lead's share per class and method (`names`), signal and derivative channels stacked."""
+    classes = list(dict.fromkeys(importance["class"]))
     title = f"Share of the absolute attribution per lead, {run}, correctly classified test records; 95 % intervals"
-    figure, axes = panels(len(names), len(METHODS), width=11, height=1.2 + 1.65 * len(names), title=title)
-    for i, name in enumerate(names):
+    figure, axes = panels(len(classes), len(METHODS), width=11, height=1.4 + 1.65 * len(classes), title=title)
+    for i, name in enumerate(classes):
         for j, method in enumerate(METHODS):
             axis = axes[i, j]
             table = importance[(importance["class"] == name) & (importance.method == method)]
@@ -480,8 +490,8 @@ def plot_importance(importance: pd.DataFrame, run: str) -> Figure:
             axis.errorbar(LEADS, both.share, _error(both, "share"), fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
             axis.axhline(1 / len(LEADS), color="0.5", linewidth=0.8, linestyle=":")
             part = table.share["derivative", "all"]
-            said = f"{name}, {method.replace('_', ' ')}: n = {both.n.iloc[0]}, derivatives {100 * part:.0f} %"
-            axis.set_title(said, fontsize=9)
+            said = f"{name}: n = {both.n.iloc[0]}, derivatives {100 * part:.0f} %"
+            axis.set_title(said if i else f"{names[method]}\n{said}", fontsize=9)
             axis.grid(axis="x", visible=False)
         top = max(axis.get_ylim()[1] for axis in axes[i])
         for axis in axes[i]:
@@ -496,14 +506,14 @@ def plot_sanity(table: pd.DataFrame, run: str) -> Figure:
     figure, axes = panels(1, 2 + planted.any(), width=10 + 3 * planted.any(), height=3.9, title=f"Sanity checks, {run}")
     colours = dict(zip((*METHODS, "largest amplitude", "random"), (*COLOURS[:2], "0.45", "0.75"), strict=True))
 
-    axis = axes[0, 0]
+    axis, names = axes[0, 0], method_names(table)
     for method in METHODS:
         of_method = table[table.method == method].set_index("check")
         for check, line in ((RANDOMISED, "-"), (f"{RANDOMISED}, signed", "--")):
             rows = of_method.loc[[check]]
             labels = ["trained", *(name.replace(" ", "\n") for name in rows.setting)]
             style = {"color": colours[method], "linestyle": line, "marker": "o"}
-            axis.plot(labels, [1, *rows.value], **style, label=method.replace("_", " ") if line == "-" else None)
+            axis.plot(labels, [1, *rows.value], **style, label=names[method] if line == "-" else None)
             axis.errorbar(labels[1:], rows.value, _error(rows), fmt="none", ecolor=colours[method], capsize=3)
         axis.axhline(of_method.value[OWN_SIZE], color=colours[method], linestyle=":", linewidth=1)
     axis.set_ylim(-0.1, 1.05)
@@ -530,7 +540,7 @@ def plot_sanity(table: pd.DataFrame, run: str) -> Figure:
 
 def _error(table: pd.DataFrame, column: str = "value") -> np.ndarray:
     """Return the lengths of error bars, (2, n); no bar where there is no interval."""
-    return np.nan_to_num(np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table[column].to_numpy()))
+    return np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table[column].to_numpy())
 
 
 def _grouped(axis: Any, table: pd.DataFrame, colours: dict[str, str]) -> None:

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ecg.artifacts import atomic
@@ -24,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DPI = 120
 LEGEND_BELOW = {"loc": "outside lower center", "ncols": 4, "fontsize": 9, "frameon": False}
 LEAST_IN_BIN = 5  # records, for a point of a calibration curve
+LEAST_MM = 150  # width of ECG paper, so that a title has room above a short recording
 MM_PER_SECOND, MM_PER_MV = 25.0, 10.0  # the usual speed and gain of ECG paper
 ROW_MM = {"12x1": 18.0, "3x4": 26.0}  # between the base lines of two rows
 HEAT = LinearSegmentedColormap.from_list("heat", ["#0072B200", "#0072B255", "#0072B2ff"])  # blue on pink paper
@@ -56,8 +59,8 @@ def panels(rows: int, columns: int, *, width: float, height: float, title: str =
 
 
 def plot_history(history: pd.DataFrame, path: Path, *, title: str = "") -> None:
-    """Write loss, accuracy, macro AUC and learning rate over the epochs of `history.csv` as one picture."""
-    figure, axes = panels(2, 2, width=9, height=6, title=title or "Training history")
+    """Write loss, accuracy, macro AUC and learning rate over the epochs of `history.csv`; `title` names the run."""
+    figure, axes = panels(2, 2, width=9, height=6, title=f"Training history{title and f': {title}'}")
     draw_history(axes.ravel(), history, best=True)
     save_figure(figure, path)
 
@@ -112,7 +115,7 @@ def ecg_paper(
     `signal_mv` (12, n) in millivolts, leads in the order of LEADS, sampled at `fs` Hz. `12x1` shows every
     lead in full, one below the other; `3x4` a quarter of the time per lead, and lead II in full below.
     `heat` (12, n), not negative, is drawn behind the trace: nothing for 0, dark blue for its largest value.
-    Raises ValueError on another shape or layout.
+    A `title` that is too long for the page loses a part of its middle. Raises ValueError on another shape or layout.
     """
     signal_mv = np.asarray(signal_mv, dtype=float)
     if signal_mv.ndim != 2 or len(signal_mv) != len(LEADS):
@@ -134,13 +137,17 @@ def ecg_paper(
     # every row gets the height its traces need, so that tall ones neither overlap nor leave the paper
     rows = 1 + max(strip[0] for strip in strips)
     up, down = np.full(rows, 11.0), np.full(rows, 4.0)  # mm; the calibration pulse is 10 mm high
+    names = []  # of the leads, in mm above the base line: higher than the trace below them
     for row, lead, start, end in strips:
         trace = np.nan_to_num(signal_mv[LEADS.index(lead), start:end]) * MM_PER_MV
-        up[row] = np.clip(trace.max(initial=0) + 1, up[row], 40)  # an artefact of volts may leave its row
+        below = trace[: round(10 / MM_PER_SECOND * fs)]  # what the name may stand over
+        names.append(np.clip(below.max(initial=0) + 2, 7, 36))
+        up[row] = np.clip(max(trace.max(initial=0) + 1, names[-1] + 4), up[row], 40)  # artefacts may leave their row
         down[row] = np.clip(-trace.min(initial=0) + 1, down[row], 40)
     height = 5 * np.ceil((up.sum() + down.sum() + 4) / 5)
     base = height - 2 - np.cumsum(up) - np.concatenate([[0], np.cumsum(down)[:-1]])
     width = 5 * np.ceil(n / fs * MM_PER_SECOND / 5) + 15  # 12.5 mm on the left for the calibration pulse
+    width = max(width, LEAST_MM)
     top = 8  # mm above the paper, for the title
     figure = Figure(figsize=(width / 25.4, (height + top) / 25.4))
     axis = figure.add_axes((0, 0, 1, height / (height + top)))
@@ -149,7 +156,7 @@ def ecg_paper(
     _draw_grid(axis, width, height)
 
     strongest = np.nanmax(heat) if heat is not None else 0.0
-    for row, lead, start, end in strips:
+    for (row, lead, start, end), name in zip(strips, names, strict=True):
         i = LEADS.index(lead)
         x = np.arange(start, end) / fs * MM_PER_SECOND
         y = base[row] + signal_mv[i, start:end] * MM_PER_MV
@@ -157,8 +164,8 @@ def ecg_paper(
             _draw_heat(axis, x, y, heat[i, start:end] / strongest)
         axis.plot(x, y, color="black", linewidth=0.8, zorder=3)
         axis.text(
-            *(x[0] + 1.5, base[row] + 7, lead),
-            **{"fontsize": 9, "fontweight": "bold", "zorder": 4},
+            *(x[0] + 1.5, base[row] + name, lead),
+            **{"fontsize": 9, "fontweight": "bold", "zorder": 1},  # behind heat and trace
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8},
         )
         if start == 0:  # 1 mV for 0.2 s
@@ -167,10 +174,23 @@ def ecg_paper(
         else:
             axis.vlines(x[0], base[row] - 3, base[row] + 3, color="black", linewidth=0.8)
     middle = 1 - top / 2 / (height + top)
-    figure.text(0.01, middle, title, fontsize=10, va="center")
+    words = figure.text(0.01, middle, title, fontsize=10, va="center", parse_math=False)
     scale = f"{MM_PER_SECOND:.0f} mm/s   {MM_PER_MV:.0f} mm/mV   {fs:g} Hz"
-    figure.text(0.99, middle, scale, fontsize=8, va="center", ha="right", color="0.35")
+    scale = figure.text(0.99, middle, scale, fontsize=8, va="center", ha="right", color="0.35")
+    _shorten(words, 0.98 * figure.bbox.width - scale.get_window_extent().width - 10)
     return figure
+
+
+def _shorten(text: Text, room: float) -> None:
+    """Replace what is behind the first third of `text` until it is no wider than `room` pixels.
+
+    So the beginning of a file's name stays and, behind its end, what the title says besides.
+    """
+    whole = text.get_text()
+    kept = len(whole)
+    while text.get_window_extent().width > room and kept:
+        kept -= 1
+        text.set_text(f"{whole[: kept // 3]}…{whole[len(whole) - (kept - kept // 3) :]}")
 
 
 def _draw_heat(axis: Axes, x: np.ndarray, y: np.ndarray, heat: np.ndarray) -> None:
@@ -276,26 +296,49 @@ def _plot_curves(
 
 
 def plot_calibration(predictions: Predictions, path: Path) -> None:
-    """Write, per class, the share of positive records over the mean probability in ten bins of equal width."""
-    n = len(next(iter(predictions.values()))[0])
-    title = f"Calibration, test records (n = {n}), first seed of each model; bins of at least {LEAST_IN_BIN} records"
-    figure, axes = panels(2, 3, width=11, height=7.2, title=title)
-    styles = model_style(list(predictions))
-    for model, (labels, probability) in predictions.items():
-        bins = calibration_bins(probability)
-        for i, axis in enumerate(axes.flat[:-1]):
+    """Write, per network and class, the share of positive records over the mean probability in ten bins.
+
+    The bins are of equal width; each share has Wilson's interval (1927). A standard network and its augmented variant
+    share a row. Baselines are drawn only where there is no network.
+    """
+    networks = {m: found for m, found in predictions.items() if not m.startswith("baseline/")} or predictions
+    families = list(dict.fromkeys(map(_family, networks)))
+    n = len(next(iter(networks.values()))[0])
+    title = (
+        f"Calibration, test records (n = {n}), first seeds; bins of width {1 / CALIBRATION_BINS:g} with at least "
+        f"{LEAST_IN_BIN} records; bars: Wilson's 95 % interval of the share"
+    )
+    size = {"width": 13, "height": 0.9 + 2.5 * len(families)}
+    figure, axes = panels(len(families), len(CLASSES), **size, title=title)
+    for model, (labels, probability) in networks.items():
+        row, bins = axes[families.index(_family(model))], calibration_bins(probability)
+        augmented = model.endswith("_augmented")
+        style = {"color": COLOURS[augmented], "linestyle": ("-", "--")[augmented], "linewidth": 1.2}
+        for i, axis in enumerate(row):
             inside = bins[:, i] == np.arange(CALIBRATION_BINS)[:, None]
             inside = inside[inside.sum(axis=1) >= LEAST_IN_BIN]  # (bins, n)
-            count = inside.sum(axis=1)
-            predicted, observed = inside @ probability[:, i] / count, inside @ labels[:, i] / count
-            axis.plot(predicted, observed, marker=".", markersize=5, **styles[model], label=short(model))
-    for name, axis in zip(CLASSES, axes.flat, strict=False):
+            count, positive = inside.sum(axis=1), inside @ labels[:, i]
+            predicted = inside @ probability[:, i] / count
+            axis.plot(predicted, positive / count, marker="o", markersize=3, **style)
+            bounds = [_wilson(int(k), int(m)) for k, m in zip(positive, count, strict=True)]
+            axis.vlines(predicted, *np.reshape(bounds, (-1, 2)).T, color=style["color"], alpha=0.35)
+        row[0].lines[-1].set_label(short(model))
+    for i, name in enumerate(CLASSES):
+        axes[0, i].set_title(f"{name}, {next(iter(networks.values()))[0][:, i].sum():.0f} of {n} positive", fontsize=9)
+    for axis in axes.flat:
         axis.plot((0, 1), (0, 1), color="0.5", linewidth=0.7, linestyle=":")
-        axis.set_title(name, fontsize=10)
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="mean probability", ylabel="share of positives")
-    axes[1, 2].set_axis_off()
-    axes[1, 2].legend(*axes[0, 0].get_legend_handles_labels(), loc="center", fontsize=9, frameon=False)
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of positives")
+        axis.legend(fontsize=7, frameon=False, loc="upper left")
+    for axis in axes[-1]:
+        axis.set_xlabel("mean probability")
     save_figure(figure, path)
+
+
+def _wilson(positive: int, n: int) -> tuple[float, float]:
+    interval = binomtest(positive, n).proportion_ci(method="wilson")
+    return interval.low, interval.high
 
 
 def plot_histories(histories: dict[str, list[pd.DataFrame]], path: Path) -> None:
@@ -361,8 +404,11 @@ def plot_forest(metrics: pd.DataFrame, path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_class_auc(metrics: pd.DataFrame, path: Path) -> None:
-    """Write the test AUC of every model and class as a heat map, best macro AUC first; `metrics` is tidy."""
+def plot_class_auc(metrics: pd.DataFrame, positive: dict[str, int], path: Path) -> None:
+    """Write the test AUC of every model and class as a heat map, best macro AUC first.
+
+    `metrics` is tidy; `positive` says how many of the test records have a class.
+    """
     chosen = (metrics.split == "test") & (metrics["view"] == "multilabel") & (metrics.metric == "auc")
     chosen &= ~metrics.run.str.contains("/seed")
     table = metrics[chosen].pivot(index="run", columns="label", values="value")[[*CLASSES, "macro"]]
@@ -371,7 +417,8 @@ def plot_class_auc(metrics: pd.DataFrame, path: Path) -> None:
     title = f"ROC AUC per class, test records (n = {metrics[chosen].n.max()})"
     low = max(0.5, table.to_numpy()[table > 0.55].min(initial=1) - 0.02)  # the naive floor spends no colour
     mesh = _heat_map(axes[0, 0], table.to_numpy(), cmap="viridis", limits=(low, 1), text="{:.3f}")
-    axes[0, 0].set_xticks(range(len(table.columns)), table.columns)
+    names = [f"{label}\n{positive[label]} positive" if label in positive else label for label in table]
+    axes[0, 0].set_xticks(range(len(names)), names)
     axes[0, 0].set_yticks(range(len(table)), [short(name) for name in table.index])
     axes[0, 0].set_title(title, fontsize=10)
     axes[0, 0].axvline(len(CLASSES) - 0.5, color="white", linewidth=3)
@@ -391,11 +438,10 @@ def plot_confusion(matrices: dict[str, pd.DataFrame], path: Path) -> None:
         counts = matrix[list(CLASSES)].to_numpy()
         total = counts.sum(axis=1, keepdims=True)
         share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
-        _heat_map(axis, share, cmap="Blues", limits=(0, 1), text=None)
+        image = _heat_map(axis, share, cmap="Blues", limits=(0, 1), text=None)
         for (i, j), value in np.ndenumerate(share):
-            colour = "white" if value > 0.6 else "black"
             text = f"{100 * value:.0f}\n({counts[i, j]})"
-            axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
+            axis.text(j, i, text, ha="center", va="center", fontsize=7, color=ink(image.to_rgba(value)))
         axis.set_xticks(range(len(CLASSES)), CLASSES, fontsize=7)
         axis.set_yticks(range(len(CLASSES)), CLASSES, fontsize=7)
         axis.set_title(f"{short(model)} · {np.trace(counts) / max(counts.sum(), 1):.3f} right", fontsize=9)
@@ -412,14 +458,14 @@ def plot_pairwise(pairs: pd.DataFrame, path: Path) -> None:
     """Write, for the macro label of both views, the AUC difference of all pairs of models as a matrix.
 
     A cell says how much higher the macro AUC of its row is than that of its column; `*` where DeLong's test of that
-    difference, `†` where McNemar's test has p < 0.05, both after Holm's correction over all pairs of the view.
+    difference has p < 0.05 after Holm's correction over all pairs of the view.
     """
     names = list(dict.fromkeys([*pairs.run_a, *pairs.run_b]))
     if not names:
         return _write_note("one model only: nothing to compare", path)
     shown = [short(name) for name in names]
     size = 2.2 + 0.47 * len(names)
-    title = "Macro AUC of row minus column, test; p < .05 after Holm's correction:  * DeLong  † McNemar"
+    title = "Macro AUC of row minus column, test;  *: p < .05, DeLong after Holm's correction"
     figure, axes = panels(1, 2, width=max(2 * size, 8), height=size + 0.5, title=title)
     macro = pairs[pairs.label == "macro"]
     limit = max(macro["diff"].abs().clip(upper=0.1).max(), 0.01)  # the naive floor spends no colour
@@ -430,12 +476,12 @@ def plot_pairwise(pairs: pd.DataFrame, path: Path) -> None:
         for row, p_delong in zip(table.itertuples(), holm(table.p_delong).tolist(), strict=True):
             i, j = names.index(row.run_a), names.index(row.run_b)
             matrix[i, j], matrix[j, i] = row.diff, -row.diff
-            mark = "*" * (p_delong < 0.05) + "†" * (row.p_holm < 0.05)
-            marks[i, j] = marks[j, i] = mark
-        _heat_map(axis, matrix, cmap="PuOr", limits=(-limit, limit), text=None)
+            marks[i, j] = marks[j, i] = "*" * (p_delong < 0.05)
+        image = _heat_map(axis, matrix, cmap="PuOr", limits=(-limit, limit), text=None)
         for (i, j), mark in marks.items():
-            text = f"{round(1000 * matrix[i, j]):+d}\n{mark}" if np.isfinite(matrix[i, j]) else "–"
-            colour = "white" if abs(matrix[i, j]) > 0.55 * limit else "black"
+            known = np.isfinite(matrix[i, j])
+            text = f"{round(1000 * matrix[i, j]):+d}\n{mark}" if known else "–"
+            colour = ink(image.to_rgba(matrix[i, j])) if known else "black"  # on white
             axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
         axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), shown, fontsize=7)
@@ -456,8 +502,22 @@ def _heat_map(axis: Axes, values: np.ndarray, *, cmap: str, limits: tuple[float,
     axis.spines[:].set_visible(False)
     image = axis.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
     if text:
-        middle = np.mean(limits)
         for (i, j), value in np.ndenumerate(values):
-            colour = "black" if value > middle else "white"
+            colour = ink(image.to_rgba(value))
             axis.text(j, i, text.format(value), ha="center", va="center", fontsize=8, color=colour)
     return image
+
+
+def ink(background: tuple[float, float, float, float]) -> str:
+    """Return the colour, black or white, in which a text can be read on `background`, by its luminance (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+    luminance = np.dot((0.2126, 0.7152, 0.0722), linear)
+    return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
+
+
+def method_names(sanity: pd.DataFrame) -> dict[str, str]:
+    """Return {method: its name for people, and what `sanity_checks.csv` says of its heat with random weights}."""
+    said = sanity[sanity.check.str.startswith("randomised weights") & sanity.verdict.fillna("").ne("")]
+    short_verdict = said.verdict.str.split(":").str[0]
+    pairs = zip(said.method, short_verdict, strict=True)
+    return {name: f"{name.replace('_', ' ')} (with random weights: {verdict})" for name, verdict in pairs}

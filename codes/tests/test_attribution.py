@@ -11,15 +11,21 @@ from torch import nn
 
 from ecg.artifacts import UserError
 from ecg.attribution import (
+    ALIKE,
     KINDS,
     METHODS,
+    RANDOMISED,
+    SANITY_COLUMNS,
+    _error,
     attribute,
     choose_drawn,
     choose_records,
     deletion,
     explain,
+    heat_of,
     lead_importance,
     mean_interval,
+    plot_sanity,
     pointing,
     randomisation,
     randomised,
@@ -28,6 +34,8 @@ from ecg.attribution import (
 )
 from ecg.labels import CLASSES, LEADS
 from ecg.models import build
+from ecg.plots import method_names
+from ecg.report import SHOWN
 
 FS, WINDOW = 100, 250
 META = {
@@ -126,26 +134,42 @@ def test_derivative_share_is_0_for_a_network_without_derivative_channels(method)
     assert np.abs(maps[:, 1]).sum() == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_saliency_changes_when_weights_are_randomised(method):  # trap 15
+def checked(network, fresh, n: int) -> pd.DataFrame:
+    """The sanity check of randomised weights, on n records of class 0."""
+    x, target = records(n), np.zeros(n, int)
+    maps = {m: attribute(network, x, target, method=m, window=WINDOW, steps=4)[0] for m in METHODS}
+    return pd.DataFrame(randomisation(network, fresh, x, target, maps, FS, WINDOW, 4, 0), columns=list(SANITY_COLUMNS))
+
+
+def test_saliency_changes_when_weights_are_randomised():  # trap 15
+    """Asked of what is drawn, the heat, and of the method whose pictures the report shows."""
     network, x, target = small_network(0), records(), np.zeros(3, int)
-    depth = len(list(network.body.children()))
-    trained, _ = attribute(network, x, target, method=method, window=WINDOW, steps=4)
-    same, _ = attribute(randomised(network, small_network(1), 0), x, target, method=method, window=WINDOW, steps=4)
-    other, _ = attribute(randomised(network, small_network(1), depth), x, target, method=method, window=WINDOW, steps=4)
-    assert rank_correlation(trained, same) == pytest.approx(np.ones(3))
-    assert (np.abs(rank_correlation(trained, other)) < 0.5).all()
+    heat, same = (
+        heat_of(attribute(n, x, target, method=SHOWN, window=WINDOW)[0], FS)
+        for n in (network, randomised(network, small_network(1), 0))
+    )
+    assert rank_correlation(heat, same) == pytest.approx(np.ones(3))
+    table = checked(network, small_network(1), 6)
+    rows = table[(table.check == RANDOMISED) & (table.method == SHOWN) & (table.setting == "all layers")]
+    assert len(rows) == 1 and rows.ci_high.item() < ALIKE and rows.verdict.item().startswith("differs")
+    assert METHODS[0] == SHOWN, "the first column of every figure"
 
 
 def test_sanity_check_says_too_alike_when_the_picture_ignores_the_weights():  # trap 15
-    network, x = looking_at(slice(0, 12)), records()  # whose picture is the signal, whatever its one weight is
+    network = looking_at(slice(0, 12))  # whose picture is the signal, whatever its one weight is
     network.body = nn.Sequential(network.body)
     fresh = copy.deepcopy(network)
     fresh.body[0].gain.fill_(-3.0)
-    maps = {m: attribute(network, x, np.zeros(3, int), method=m, window=WINDOW, steps=4)[0] for m in METHODS}
-    rows = randomisation(network, fresh, x, np.zeros(3, int), maps, WINDOW, 4, 0)
-    verdicts = [row["verdict"] for row in rows if row["verdict"]]
-    assert len(verdicts) == len(METHODS) and all(verdict.startswith("too alike") for verdict in verdicts)
+    names = method_names(checked(network, fresh, 3))
+    assert list(names) == list(METHODS) and all("too alike" in name for name in names.values())
+
+
+def test_where_there_is_no_interval_no_bar_is_drawn():
+    table = checked(small_network(0), small_network(1), 2)  # two records: no interval
+    assert table.ci_low.isna().all() and np.isnan(_error(table)).all()
+    deleted = [("deletion: fall of probability", m, "10 %", 0.1, np.nan, np.nan, np.nan, 2, "") for m in METHODS]
+    figure = plot_sanity(pd.concat([table, pd.DataFrame(deleted, columns=table.columns)]), "resnet_standard")
+    figure.draw_without_rendering()
 
 
 def test_deleting_what_matters_costs_more_than_deleting_at_random():

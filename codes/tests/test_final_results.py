@@ -409,7 +409,7 @@ def test_no_name_of_a_lead_stands_on_a_trace_and_the_title_fits(layout, samples)
         assert axis.bbox.y0 <= box.y0 and box.y1 <= axis.bbox.y1
         assert name.zorder < min(line.zorder for line in axis.lines)
     words, scale = (text.get_window_extent() for text in figure.texts)
-    assert 0 < words.x0 and words.x1 < scale.x0 and scale.x1 < figure.bbox.width
+    assert words.x0 > 0 and words.x1 < scale.x0 and scale.x1 < figure.bbox.width
     assert figure.texts[0].get_text().startswith("a_file") and figure.texts[0].get_text().endswith("resnet_standard")
 
 
@@ -432,19 +432,30 @@ def test_calibration_is_drawn_for_networks_with_an_interval_at_each_point(monkey
     probability = rng.random((200, 5))
     labels = (rng.random((200, 5)) < probability).astype(int)
     names = ("baseline/naive", "resnet_standard", "resnet_augmented", "xresnet_standard")
-    plots.plot_calibration({name: (labels, probability) for name in names}, tmp_path / "calibration.png")
+    plots.plot_calibration(dict.fromkeys(names, (labels, probability)), tmp_path / "calibration.png")
     axes = np.reshape(drawn[0].axes, (2, len(CLASSES)))  # two families, no baseline
     low, high = np.array([bar[:, 1] for bar in axes[0, 0].collections[0].get_segments()]).T
     share = axes[0, 0].lines[0].get_ydata()
-    assert len(share) == 10 and (low < share).all() and (share < high).all()
+    assert len(share) == 10 and (low < share).all() and (share <= high).all()
     first = probability[:, 0] < 0.1
     expected = binomtest(int(labels[first, 0].sum()), int(first.sum())).proportion_ci(method="wilson")
     assert (low[0], high[0]) == pytest.approx((expected.low, expected.high))
     assert axes[0, 4].get_title() == f"HYP, {labels[:, 4].sum()} of 200 positive"
 
 
+def test_pairs_are_starred_by_the_test_of_the_difference_they_show_alone(finished, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    pairs = pd.read_csv(finished / "final_results/pairwise.csv")
+    plots.plot_pairwise(pairs.assign(p_delong=1.0, p_holm=0.0), tmp_path / "pairwise.png")
+    plots.plot_pairwise(pairs.assign(p_delong=0.0, p_holm=1.0), tmp_path / "pairwise.png")
+    none, all_ = ([text.get_text() for axis in figure.axes for text in axis.texts] for figure in drawn)
+    assert not any("*" in text or "†" in text for text in none)
+    assert all(text.endswith("*") for text in all_) and len(all_) == len(none) == 2 * 6
+
+
 def test_training_figures_are_written(tmp_path):
-    plot_history(fake_history(), tmp_path / "history.png")
+    plot_history(fake_history(), tmp_path / "history.png", title="resnet_standard")
     rate = np.geomspace(1e-6, 1, 30)
     plot_lr_finder(pd.DataFrame({"lr": rate, "loss": rate + 0.5}), 3e-3, tmp_path / "lr_finder.png")
     assert {path.name for path in tmp_path.iterdir()} == {"history.png", "lr_finder.png"}

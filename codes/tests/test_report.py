@@ -1,5 +1,6 @@
 """The report and the index: one file that needs no other, with the numbers of the tables in it."""
 
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +12,11 @@ from conftest import CODES, Demo
 
 from ecg.artifacts import UserError, write_csv, write_json
 from ecg.final_results import compare_runs, plots_and_metrics
-from ecg.labels import CLASSES, LEADS, SPLIT_COLUMNS
+from ecg.labels import CLASSES, LEADS, SPLIT_COLUMNS, read_split
 from ecg.plots import panels, save_figure
 from ecg.predictions import write_predictions
-from ecg.report import EDA, describe, files_of, made_by, write_report
-from ecg.stages import find_stages
+from ecg.report import EDA, SHOWN, describe, files_of, made_by, write_report
+from ecg.stages import PAGES, find_stages
 
 
 class Page(HTMLParser):
@@ -95,6 +96,19 @@ def test_report_shows_the_numbers_of_metrics_csv(artifacts):
         assert f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" in text, row
 
 
+def test_report_says_how_many_records_are_positive(artifacts):
+    table = read_split(artifacts, "test").copy()
+    before = (artifacts / "ptbxl_test.csv").read_bytes()
+    table.loc[table.label == "HYP", ["NORM", "label"]] = [1, ""]  # no longer alone
+    try:
+        write_csv(table, artifacts / "ptbxl_test.csv")
+        words = " ".join(re.sub(r"<[^>]*>", " ", written(artifacts)).split())
+    finally:
+        (artifacts / "ptbxl_test.csv").write_bytes(before)
+    assert "positive of 60 records, multilabel 24 12 12 12 12" in words
+    assert "positive of 48 records, multiclass 12 12 12 12 0" in words
+
+
 def test_what_is_missing_is_left_out_with_the_script_that_makes_it(artifacts):
     text = Page(written(artifacts)).text
     for script in ("codes/01_eda.ipynb", "codes/13_interpretability.py"):
@@ -126,16 +140,16 @@ def test_a_users_own_run_needs_no_more_in_its_config_than_the_classes(artifacts)
 def test_pictures_of_real_records_stay_out_unless_asked_for(artifacts):
     folder = artifacts / "interpretability_results"
     columns = ["check", "method", "setting", "value", "ci_low", "ci_high", "reference", "n", "verdict"]
-    write_csv(
-        pd.DataFrame([("c", "saliency", "s", 0.5, 0.4, 0.6, 1.0, 9, "holds")], columns=columns),
-        folder / "sanity_checks.csv",
-    )
-    save_figure(panels(1, 1, width=2, height=1)[0], folder / "example_MI_integrated_gradients_1.png")
+    check = ("randomised weights: rank correlation", SHOWN, "all layers", 0.6, 0.5, 0.7, 1.0, 9, "too alike: much")
+    write_csv(pd.DataFrame([check], columns=columns), folder / "sanity_checks.csv")
+    for method in ("saliency", "integrated_gradients"):
+        save_figure(panels(1, 1, width=2, height=1)[0], folder / f"example_MI_{method}_1.png")
     try:
         pictures = [len(Page(written(artifacts, **options)).loads) for options in ({}, {"with_examples": True})]
         assert pictures[1] == pictures[0] + 1
         synthetic = written(artifacts, synthetic=True)
         assert len(Page(synthetic).loads) == pictures[1] and "Synthetic data" in synthetic
+        assert f"Heat: {SHOWN} (with random weights: too alike)." in Page(synthetic).text
         assert not any(name.startswith("example") or name in ("preprocessing", "quality") for name in EDA)
     finally:
         shutil.rmtree(folder)
@@ -171,14 +185,18 @@ def test_maker_of_a_file_is_read_off_the_docstrings():
         "baseline/naive/config.json": "04",
         "resnet_standard/seed2/best.pt": "05",
         "xresnet_augmented/lr_finder.png": "10",
+        "eda_plots/01_eda.html": "01",
         "final_results/metrics.csv": "11",
         "final_results/confusion_matrix_baseline_naive.csv": "12",
         "interpretability_results/example_MI_saliency_1.png": "13",
         "final_results/report.html": "14",
     }.items():
         assert made_by(name, stages).number == number, name
-    assert made_by("my_model/config.json", stages) is None
+    for name in ("my_model/config.json", "LOG.md", "eda_plots/mine.html"):
+        assert made_by(name, stages) is None
+    assert describe("LOG.md")
     declared = {token for stage in stages for token in stage.writes if token.startswith("artifacts/")}
+    declared |= {f"{PAGES}/{stage.name}.html" for stage in stages if stage.path.suffix == ".ipynb"}
     for name in sorted(token.removeprefix("artifacts/") for token in declared - {"artifacts/README.md"}):
         assert describe(name), f"WHAT does not explain {name}"
 
