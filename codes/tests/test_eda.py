@@ -1,6 +1,7 @@
 """The notebook runs from start to end, draws what it announces, and is stored without what it saw."""
 
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -12,7 +13,7 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from ecg.artifacts import ROOT
-from ecg.labels import CLASSES, LEADS
+from ecg.labels import CLASSES, LEADS, TEST_FOLD, read_database
 
 NOTEBOOK = ROOT / "codes" / "01_eda.ipynb"
 
@@ -32,8 +33,19 @@ def announced() -> list[str]:
     return re.search(r"^Writes: artifacts/eda_plots/\{(.+)\}$", text, re.MULTILINE)[1].split(",")
 
 
-def test_notebook_draws_every_file_it_announces(synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    notebook = execute(monkeypatch, data=synthetic, artifacts=tmp_path, folder=NOTEBOOK.parent)
+@pytest.fixture
+def without_test_signals(synthetic: Path, tmp_path: Path) -> Path:
+    """The synthetic PTB-XL, in which no signal of the test fold can be read."""
+    database = read_database(synthetic)
+    test = [f"{Path(name).name}.*" for name in database.filename_lr[database.strat_fold == TEST_FOLD]]
+    assert test
+    return shutil.copytree(synthetic, tmp_path / "PTB-XL", ignore=shutil.ignore_patterns(*test))
+
+
+def test_notebook_draws_every_file_it_announces(
+    without_test_signals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    notebook = execute(monkeypatch, data=without_test_signals, artifacts=tmp_path, folder=NOTEBOOK.parent)
     plots = tmp_path / "eda_plots"
     assert sorted(path.name for path in plots.iterdir()) == sorted(announced())
     for path in plots.glob("*.png"):
@@ -42,8 +54,9 @@ def test_notebook_draws_every_file_it_announces(synthetic: Path, tmp_path: Path,
         assert pixels.std() > 10, f"{path.name} is almost blank"
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    warned = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
-    assert not warned
+    streams = [output for output in outputs if output.output_type == "stream"]
+    assert not [output.text for output in streams if output.name == "stderr"]
+    assert not [output.text for output in streams if "left out: " in output.text], "the test fold's signals were wanted"
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(shown) == sum(name.endswith(".png") for name in announced())
 
