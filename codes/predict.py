@@ -22,7 +22,7 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ecg.artifacts import ROOT, UserError, run
+from ecg.artifacts import ROOT, UserError, read_json, run
 from ecg.data import UV_PER_MV, RecordError
 from ecg.inference import Precision
 from ecg.labels import CLASS_NAMES, CLASSES
@@ -32,6 +32,7 @@ from ecg.recordings import Recording, find_recordings, read_recording
 
 CHUNK = 64  # recordings in memory at a time
 PICTURE_SECONDS = 10
+WHOLE_SECONDS = 6  # of a shorter one every lead is drawn in full: a quarter of it could miss the beat
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Settings:
     records: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_FOLDER...")]
     """WFDB records, with or without .hea or .dat, and folders, searched with all below them."""
     model: str = "resnet_standard"
-    """Run folder below --artifacts, such as inception_standard, xresnet_standard/seed1 or baseline/minirocket_ridge."""
+    """Run folder below --artifacts, such as inception_standard, xresnet_augmented or baseline/minirocket_ridge."""
     artifacts: Path = ROOT / "artifacts"
     """Folder with the trained models."""
     format: Literal["table", "csv", "json"] = "table"
@@ -94,13 +95,24 @@ def predict_files(
 
 def load_model(artifacts: Path, model: str, *, device: str, precision: Precision) -> Predictor:
     folder = artifacts / model
-    if not (folder / "config.json").exists():
-        weights = (path for name in ("best.pt", "model.*") for path in artifacts.glob(f"**/{name}"))
-        folders = {path.parent for path in weights if (path.parent / "config.json").exists()}
-        known = sorted(folder.relative_to(artifacts).as_posix() for folder in folders)
-        there = f"there are {', '.join(known)}" if known else "train one with codes/04 to 10"
-        raise UserError(f"no model in {folder}: {there} (--model)")
+    if gone := without_weights(folder):
+        known = sorted(path.parent for path in artifacts.glob("**/config.json") if not without_weights(path.parent))
+        there = f"; there are {', '.join(path.relative_to(artifacts).as_posix() for path in known)}" if known else ""
+        what = f"the weights of {', '.join(map(str, gone))} are not here: train them"
+        if not (folder / "config.json").exists():
+            what = f"no model in {folder}: train one"
+        raise UserError(f"{what} with codes/04 to 10{there} (--model)")
     return load_run(folder, device=device, precision=precision)
+
+
+def without_weights(folder: Path) -> list[Path]:
+    """Return which run folders, of `folder` or the members of its ensemble, have no weights: not all are in git."""
+    if not (folder / "config.json").exists():
+        return [folder]
+    if any(folder.glob("best.pt")) or any(folder.glob("model.*")):
+        return []
+    members = read_json(folder / "config.json", made_by="codes/04 to 11").get("members")
+    return [gone for name in members for gone in without_weights(folder.parent / name)] if members else [folder]
 
 
 def read(path: Path, predictor: Predictor, problems: list[str], checksums: bool) -> Recording | None:
@@ -160,7 +172,9 @@ def draw(recording: Recording, probability: np.ndarray, predictor: Predictor, *,
     shown = recording.signal[None, :, : round(PICTURE_SECONDS * recording.fs)]
     millivolt = predictor.prepare(shown, recording.fs)[0].astype(np.float32) / UV_PER_MV
     band = predictor.config["signals"]["filter"]
-    figure = ecg_paper(millivolt, predictor.fs, layout="3x4", title=f"{title}   {band['low']:g}-{band['high']:g} Hz")
+    layout = "3x4" if recording.seconds >= WHOLE_SECONDS else "12x1"
+    title = f"{title}   {band['low']:g}-{band['high']:g} Hz"
+    figure = ecg_paper(millivolt, predictor.fs, layout=layout, title=title)
     width, height = figure.get_size_inches()
     strip = 1.3  # inches below the paper, which keeps its scale
     figure.set_size_inches(width, height + strip)
@@ -170,7 +184,8 @@ def draw(recording: Recording, probability: np.ndarray, predictor: Predictor, *,
         axis.set_position((box.x0, 1 - rest + box.y0 * rest, box.width, box.height * rest))
     for text in figure.texts:
         text.set_y(1 - rest + text.get_position()[1] * rest)
-    bars = figure.add_axes((0.22, 0.1 * (1 - rest), 0.7, 0.8 * (1 - rest)))
+    names, percent = 2.1 / width, 0.7 / width  # inches on the left and on the right
+    bars = figure.add_axes((names, 0.1 * (1 - rest), 1 - names - percent, 0.8 * (1 - rest)))
     bars.barh(range(len(CLASSES)), probability, color="#0072B2")
     bars.set(xlim=(0, 1), xticks=[])
     bars.set_yticks(range(len(CLASSES)), [f"{CLASS_NAMES[label]} ({label})" for label in CLASSES], fontsize=9)

@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from ecg.labels import CLASSES, LEADS, make_splits, read_split
 from ecg.models import build
 from ecg.predictor import load_run, resample
 from ecg.recordings import find_recordings, lead_name, read_recording
+from ecg.stages import find_flags
+from predict import draw, load_model
 
 PREDICT = Path(__file__).resolve().parents[1] / "predict.py"
 WINDOW = 250
@@ -220,6 +224,23 @@ def test_one_record_gives_json_and_a_picture(artifacts: Path, synthetic: Path, r
         assert picture.width > 1000
 
 
+@pytest.mark.parametrize("seconds", [2.5, 10])
+def test_all_words_of_a_picture_stand_on_the_page(artifacts: Path, synthetic: Path, record: pd.Series, seconds: float):
+    predictor = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
+    whole = read_recording(synthetic / record.filename_lr)
+    recording = replace(whole, signal=whole.signal[:, : round(seconds * whole.fs)])
+    figure = draw(recording, np.ones(len(CLASSES)), predictor, title="a_long_name" * 20)
+    figure.draw_without_rendering()
+    paper, bars = figure.axes
+    words = [*figure.texts, *bars.texts, *bars.get_yticklabels()]
+    assert len(words) == 2 + 2 * len(CLASSES)
+    for text in words:
+        box = text.get_window_extent()
+        inside = box.x0 > 0 and box.y0 > 0 and box.x1 < figure.bbox.width and box.y1 < figure.bbox.height
+        assert inside, text.get_text()
+    assert paper.bbox.y0 > max(text.get_window_extent().y1 for text in words[2:])
+
+
 def test_nothing_to_predict_is_exit_code_2(tmp_path: Path):
     done = run_predict(tmp_path)
     assert done.returncode == 2 and "no WFDB header" in done.stderr and not done.stdout
@@ -242,6 +263,29 @@ def test_known_models_are_those_that_can_be_loaded(artifacts: Path, synthetic: P
     write_json({}, _made(tmp_path / "predictions_only") / "config.json")
     done = run_predict(synthetic / record.filename_lr, "--artifacts", tmp_path, "--model", "nobody")
     assert done.returncode == 2 and "there are baseline/naive, resnet_standard (--model)" in done.stderr
+
+
+def test_a_run_without_its_weights_is_an_error_that_says_so(artifacts: Path, tmp_path: Path):
+    shutil.copytree(artifacts / "resnet_standard", tmp_path / "resnet_standard")
+    write_json({}, _made(tmp_path / "resnet_standard/seed1") / "config.json")
+    for name, members in (("whole", ["resnet_standard"]), ("torn", ["resnet_standard", "resnet_standard/seed1"])):
+        write_json({"members": dict.fromkeys(members, 0.5)}, _made(tmp_path / name) / "config.json")
+    for model in ("resnet_standard/seed1", "torn"):
+        with pytest.raises(UserError, match=r"there are resnet_standard, whole \(--model\)") as error:
+            load_model(tmp_path, model, device="cpu", precision="fp32")
+        assert f"the weights of {tmp_path / 'resnet_standard/seed1'} are not here: train them" in str(error.value)
+
+
+def test_models_that_the_help_names_have_their_weights_in_git():
+    text = find_flags(PREDICT, PREDICT.parent)["model"].help
+    named = re.findall(r"\w+_\w+(?:/\w+)?|baseline/\w+", text)
+    ignored = subprocess.run(
+        ["git", "check-ignore", *(f"artifacts/{name}/best.pt" for name in named)],
+        **{"cwd": PREDICT.parents[1], "capture_output": True, "text": True},
+    )
+    if ignored.returncode == 128:
+        pytest.skip("not a git repository")
+    assert len(named) == 3 and ignored.stdout == ""
 
 
 def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series):
