@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ecg.artifacts import Folders, UserError, atomic, check_at_least, read_table, write_json
 from ecg.download import CHECKSUMS, DEMO_MARK, checksum_lines, demo_settings, fetch_ptbxl, wrong_files
-from ecg.labels import CLASSES, LEADS
+from ecg.labels import CLASS_NAMES, CLASSES, LEADS
 
 SECONDS = 10
 RATES = {"records100": 100, "records500": 500}  # folder: Hz
@@ -755,13 +755,6 @@ STATEMENT_COLUMNS = (
     *("", "description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"),
     *("Statement Category", "SCP-ECG Statement Description", "AHA code", "aECG REFID", "CDISC Code", "DICOM Code"),
 )
-CATEGORIES = {
-    "NORM": "Normal/abnormal",
-    "MI": "Myocardial infarction",
-    "STTC": "ST-T changes",
-    "CD": "Conduction disturbances",
-    "HYP": "Hypertrophy and atrial enlargement",
-}
 NOTE = """# Synthetic records in PTB-XL's file formats
 
 These are not recordings of people. `codes/00_get_data.py --demo` computed them ({records} records, seed {seed}) to
@@ -787,7 +780,7 @@ def scp_statements() -> pd.DataFrame:
     rows = []
     for code, (description, kinds, superclass, subclass) in STATEMENTS.items():
         flags = [1.0 if kind in kinds else None for kind in "dfr"]
-        category = CATEGORIES.get(superclass, "Rhythm statements" if kinds == "r" else "Form statements")
+        category = CLASS_NAMES.get(superclass, "Rhythm statements" if kinds == "r" else "Form statements")
         rows.append((code, description, *flags, superclass, subclass, category, description, *[None] * 4))
     return pd.DataFrame(rows, columns=list(STATEMENT_COLUMNS))
 

@@ -1,13 +1,19 @@
 """What scikit-learn's `check_estimator` asks for, for arrays of shape (n_records, n_leads, n_samples)."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from conftest import CODES
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, LeadStatistics, TimeDerivative
+from ecg.data import UV_PER_MV, load_signals, preprocess
+from ecg.labels import make_splits
 from ecg.models.layers import Frontend
 
 FS = 100
@@ -98,6 +104,18 @@ def test_limits_are_millivolts_and_spare_r_waves():
     result = AmplitudeLimit(8.0).fit_transform(x)
     np.testing.assert_array_equal(np.delete(result, 50, axis=2), np.delete(x, 50, axis=2))
     assert result[0, 5, 50] == 8.0
+
+
+def test_limits_spare_the_r_waves_of_records(ptbxl: Path, tmp_path: Path):
+    """The same of records, real ones where they are at hand, preprocessed with the script's defaults."""
+    make_splits(data=ptbxl, artifacts=tmp_path, split="folds", label_policy="any")
+    settings = runpy.run_path(str(CODES / "03_preprocess.py"))["Settings"](data=ptbxl, artifacts=tmp_path)
+    preprocess(**vars(settings))
+    signals = load_signals(tmp_path).array
+    assert len(signals) > 100
+    largest = np.array([np.abs(record).max() for record in signals])
+    assert (largest >= settings.limit_mv * UV_PER_MV).mean() < 0.01
+    assert np.median(largest) > 1 * UV_PER_MV, "R waves are there"
 
 
 def test_derivative_of_a_ramp_is_its_slope_in_millivolts_per_second():

@@ -3,10 +3,12 @@
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import CODES, ROOT
@@ -57,11 +59,16 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield what runs when a module is imported: everything outside functions and `if __name__ == "__main__"`."""
+    """Yield what runs when a module is imported: everything outside functions and `if __name__ == "__main__"`.
+
+    Of functions, what stands in their head runs too: defaults and decorators.
+    """
     pending: list[ast.AST] = list(tree.body)
     while pending:
         node = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending += [*node.args.defaults, *filter(None, node.args.kw_defaults)]
+            pending += getattr(node, "decorator_list", [])
             continue
         if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
             continue
@@ -89,11 +96,12 @@ def test_every_trap_has_its_test():
 
 
 def test_trap_8_records_are_read_and_filtered_in_one_stage():
-    """The notebook looks at raw records too, and predict.py reads those of its user."""
+    """The notebook looks at raw records too, predict.py reads those of its user, benchmarks time both."""
     may_read = {"ecg/data.py", "ecg/recordings.py", "01_eda.ipynb"}
     for name, tree in sources():
-        used = {called for called, _ in calls(tree)} & {"read_record", "rdrecord", "rdsamp", "fromfile", "preprocess"}
-        assert not used or name in may_read, f"{name} calls {used}"
+        reads = {"read_record", "rdrecord", "rdsamp", "fromfile", "frombuffer", "preprocess"}
+        used = {called for called, _ in calls(tree)} & reads
+        assert not used or name in may_read or name.startswith("benchmarks/"), f"{name} calls {used}"
 
 
 def test_nothing_importable_carries_a_number():
@@ -133,33 +141,142 @@ assert files() == files_before, set(files()) ^ set(files_before)
 def test_trap_1_order_of_classes_and_leads_is_typed_once(name):
     if name == "ecg/labels.py":
         return
-    for ordered in (CLASSES, LEADS):
-        for node in ast.walk(SOURCES[name]):
-            if isinstance(node, ast.List | ast.Tuple):
-                typed = [item.value for item in node.elts if isinstance(item, ast.Constant)]
-                assert len(set(typed) & set(ordered)) < len(ordered), f"line {node.lineno}: {ast.unparse(node)}"
-        for text in texts(SOURCES[name]):
-            assert not set(ordered) <= set(re.findall(r"\w+", text)), text
+    assert typed_orders(SOURCES[name]) == []
+
+
+def typed_orders(tree: ast.Module) -> list[str]:
+    """Return the lists, tuples, sets, keys and texts that hold all classes or all leads."""
+    groups = [(ast.unparse(node), _constants(node)) for node in ast.walk(tree)]
+    groups += [(text, set(re.findall(r"\w+", text))) for text in texts(tree)]
+    return [what for what, typed in groups for ordered in (CLASSES, LEADS) if set(ordered) <= typed]
+
+
+def _constants(node: ast.AST) -> set[object]:
+    items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())  # of lists, tuples and sets
+    return {item.value for item in items if isinstance(item, ast.Constant)}
+
+
+@pytest.mark.parametrize("brackets", ["[{}]", "({})", "{{{}}}", "dict({{{}: 0}})", "f('{}')"])
+def test_trap_1_check_finds_an_order_however_it_is_typed(brackets):
+    words = ", ".join(CLASSES) if "'" in brackets else ", ".join(map(repr, CLASSES))
+    text = brackets.format(words.replace(", ", ": 0, ") if ": 0" in brackets else words)
+    assert len(typed_orders(ast.parse(f"x = {text}"))) == 1
 
 
 @each_source
 def test_trap_9_no_generator_and_no_seed_at_module_level(name):
+    if not name.endswith(".ipynb"):  # a notebook is a script; what counts there is that it is not global
+        assert generators(SOURCES[name]) == []
+
+
+def generators(tree: ast.Module) -> list[str]:
     banned = {"default_rng", "RandomState", "seed", "manual_seed", "seed_everything", "Generator"}
-    for node in at_import(SOURCES[name]):
-        if name.endswith(".ipynb"):  # a notebook is a script; what counts there is that it is not global
-            break
-        assert not (isinstance(node, ast.Call) and ast.unparse(node.func).rsplit(".", 1)[-1] in banned), node.lineno
+    made = (node for node in at_import(tree) if isinstance(node, ast.Call))
+    return [ast.unparse(call) for call in made if ast.unparse(call.func).rsplit(".", 1)[-1] in banned]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("RNG = np.random.default_rng(0)", "def f(x, rng=np.random.default_rng(0)): pass"),
+        *("def f(*, rng=torch.Generator()): pass", "class A:\n    def f(self, rng=RandomState(1)): pass"),
+        *("f = lambda x, rng=default_rng(0): x", "class A:\n    rng: object = default_rng(0)"),
+    ],
+)
+def test_trap_9_check_finds_a_generator_that_all_calls_share(code):
+    assert len(generators(ast.parse(code))) == 1
+    assert generators(ast.parse("def f(x):\n    rng = np.random.default_rng(0)")) == []
 
 
 @each_source
 def test_trap_10_no_code_is_run_from_data(name):
-    for called, call in calls(SOURCES[name]):
-        where = f"{name}:{call.lineno}"
-        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert not (isinstance(call.func, ast.Name) and called in ("eval", "exec")), where
-        assert keywords.get("weights_only", "True") == "True", where
-        assert keywords.get("allow_pickle", "False") == "False", where
-        assert not re.match(r"(pickle|dill|cloudpickle|shelve)\.", ast.unparse(call.func)), where
+    assert list(runs_code(SOURCES[name])) == []
+
+
+LOADERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
+
+
+def runs_code(tree: ast.Module) -> Iterator[str]:
+    """Yield what could run code that stands in data.
+
+    `network.eval()` without arguments is the mode of a network, and `except pickle.UnpicklingError` loads nothing.
+    """
+    modes = {id(call.func) for _, call in calls(tree) if not call.args and not call.keywords}
+    for node in ast.walk(tree):
+        where = ast.unparse(node)
+        if isinstance(node, ast.Name):
+            if node.id in ("eval", "exec", "read_pickle"):
+                yield where
+        elif isinstance(node, ast.Attribute):
+            of_loader = isinstance(node.value, ast.Name) and node.value.id in LOADERS
+            if of_loader and node.attr != "UnpicklingError":
+                yield where
+            if node.attr == "read_pickle":
+                yield where
+            if node.attr in ("eval", "exec") and id(node) not in modes:
+                yield where
+        elif isinstance(node, ast.Import):
+            yield from (
+                where for a in node.names if a.name.split(".")[0] in LOADERS and (a.asname or a.name != "pickle")
+            )
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            module = (node.module or "").split(".")[0]
+            if module in LOADERS and names != {"UnpicklingError"}:
+                yield where
+            if module in ("torch", "numpy") and "load" in names:
+                yield where
+        elif isinstance(node, ast.Call):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            unsaid = "False" if ast.unparse(node.func) == "torch.load" else "True"
+            if keywords.get("weights_only", unsaid) != "True":
+                yield where
+            if keywords.get("allow_pickle", "False") != "False":
+                yield where
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("eval(text)", "table.map(eval)", "pd.eval(text)", "table.eval('a + b')", "builtins.exec(text)"),
+        *("torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)"),
+        *("from torch import load", "import joblib", "joblib.load(path)", "from joblib import load"),
+        *("from pickle import load", "import pickle as p", "pickle.load(file)", "pd.read_pickle(path)"),
+        *("np.load(path, allow_pickle=True)", "from pandas import read_pickle\nread_pickle(path)"),
+    ],
+)
+def test_trap_10_check_finds_what_runs_code(code):
+    assert list(runs_code(ast.parse(code)))
+
+
+def test_trap_10_check_lets_pass_what_runs_none():
+    harmless = (
+        "import pickle\nfrom pickle import UnpicklingError\nnetwork.eval()\nnetwork.body.eval().to(device)\n"
+        "np.load(path)\njson.load(file)\nskops.io.load(path, trusted=[])\ntorch.load(path, weights_only=True)\n"
+        "try:\n    torch.load(path, weights_only=True)\nexcept (OSError, pickle.UnpicklingError):\n    raise"
+    )
+    assert list(runs_code(ast.parse(harmless))) == []
+
+
+def test_trap_11_default_folders_do_not_depend_on_the_working_folder(tmp_path):
+    """Read off each script's `Settings`, as they are in a process that was started elsewhere."""
+    scripts = [name for name in SOURCES if "/" not in name and name.endswith(".py")]
+    ask = """
+import dataclasses, json, runpy, sys
+from pathlib import Path
+for script in sys.argv[1:]:
+    fields = dataclasses.fields(runpy.run_path(script)["Settings"])
+    print(json.dumps({field.name: str(field.default) for field in fields if isinstance(field.default, Path)}))
+"""
+    command = [sys.executable, "-c", ask, *(str(CODES / name) for name in scripts)]
+    environment = os.environ | {"PYTHONPATH": str(CODES)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, line in zip(scripts, done.stdout.splitlines(), strict=True):
+        folders = json.loads(line)
+        expected = {"predict.py": {"artifacts"}, "run_all.py": set()}.get(name, {"data", "artifacts"})
+        assert expected <= set(folders), name
+        assert all(Path(folder).is_relative_to(ROOT) for folder in folders.values()), (name, folders)
 
 
 @each_source
@@ -179,7 +296,7 @@ def test_trap_12_requirements_are_the_direct_dependencies_in_utf8():
     assert len(required) < 30, "a freeze of somebody's laptop"
     for package in NUMERICS:
         assert re.match(r"(==|~=)\s*\d", required[package]), f"{package} is not pinned"
-    ours = {path.stem for path in CODES.glob("*.py")} | {"ecg", "conftest"} | set(sys.stdlib_module_names)
+    ours = {path.stem for path in CODES.glob("*.py")} | {"ecg", "benchmarks", "conftest"} | set(sys.stdlib_module_names)
     imported = set()
     for tree in [*SOURCES.values(), *(ast.parse(p.read_text(encoding="utf-8")) for p in CODES.glob("tests/*.py"))]:
         for node in ast.walk(tree):
