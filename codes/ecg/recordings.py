@@ -63,14 +63,14 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
     Raises `RecordError` if it cannot be read, a lead is missing that does not follow from others, a unit is unknown, a
     sample is NaN or, with `checksums`, a lead's checksum disagrees with the header.
     """
-    record, samples = read_wfdb(path, checksums=checksums)
+    fs, names, units, samples = read_wfdb(path, checksums=checksums)
     if not len(samples):
         raise RecordError("holds no samples")
-    if not PLAUSIBLE_FS[0] <= record.fs <= PLAUSIBLE_FS[1]:
-        raise RecordError(f"sampled at {record.fs:g} Hz, outside {PLAUSIBLE_FS[0]} to {PLAUSIBLE_FS[1]} Hz")
+    if not PLAUSIBLE_FS[0] <= fs <= PLAUSIBLE_FS[1]:
+        raise RecordError(f"sampled at {fs:g} Hz, outside {PLAUSIBLE_FS[0]} to {PLAUSIBLE_FS[1]} Hz")
 
     leads: dict[str, np.ndarray] = {}
-    for name, unit, values in zip(record.sig_name, record.units, samples.T, strict=True):
+    for name, unit, values in zip(names, units, samples.T, strict=True):
         lead = lead_name(name or "")
         if lead is None:
             continue  # respiration, Frank leads and the like
@@ -80,7 +80,7 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
             raise RecordError(f"lead {lead} is in {unit!r}, expected mV, uV or V")
         invalid = np.flatnonzero(~np.isfinite(values))
         if len(invalid):
-            raise RecordError(f"lead {lead} has {len(invalid)} NaN, the first at {invalid[0] / record.fs:.2f} s")
+            raise RecordError(f"lead {lead} has {len(invalid)} NaN, the first at {invalid[0] / fs:.2f} s")
         leads[lead] = values * MV_PER_UNIT[unit.strip().lower()]
     recorded = {"I", "II", "III"} <= leads.keys()
     notes = _complete(leads)
@@ -91,7 +91,7 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
     notes += [f"lead {lead} is flat" for lead in np.asarray(LEADS)[std == 0]]
     if not PLAUSIBLE_STD[0] <= np.median(std) <= PLAUSIBLE_STD[1]:
         notes.append(f"its leads vary by {np.median(std):.3g} mV (standard deviation): are gain and unit right?")
-    return Recording(path, float(record.fs), signal, tuple(notes))
+    return Recording(path, float(fs), signal, tuple(notes))
 
 
 def lead_name(name: str) -> str | None:
