@@ -25,7 +25,7 @@ CODES = Path(__file__).resolve().parent
 # What --demo changes; --set has the last word.
 DEMO = (
     *("00.demo=true", "00.records=800"),
-    *("0[5-9].epochs=6", "10.epochs=6", "0[5-9].batch_size=64", "10.batch_size=64"),
+    *("0[5-9].epochs=9", "10.epochs=9", "0[5-9].batch_size=64", "10.batch_size=64"),
     *("13.records_per_class=6", "13.drawn_per_class=1"),
 )
 
