@@ -1,7 +1,7 @@
 """How time and memory of the scripts grow with the number of records.
 
-The records of --data are repeated under new ids, as links to the same files, and 02, 03 and one epoch of 05 run on
-them with their own command lines. A run on 200 records measures the start-up (imports, building the network,
+The records of --data are repeated under new ids, as links to the same files, and 02, 03 and one epoch of 05 with its
+preset for all of PTB-XL run on them with their own command lines. A run on 200 records measures the start-up (imports, building the network,
 figures); what a larger run takes beyond it, per 1,000 records beyond it, is its rate. 02 and 03 run several times, the
 medians count; the training runs once. Memory is what a process holds by itself (anonymous, sampled every 20 ms) and
 with mapped files, whose pages the system takes back when it needs them.
@@ -35,7 +35,7 @@ from ecg.plots import COLOURS, panels, save_figure
 
 START_UP = 200  # records, of which a tenth is for validation
 TRAINING = "05_train_resnet1d.py"
-SCRIPTS = {"02_split.py": (), "03_preprocess.py": (), TRAINING: ("--epochs", "1")}
+SCRIPTS = {"02_split.py": (), "03_preprocess.py": (), TRAINING: ("--preset", "full", "--epochs", "1")}
 
 
 @dataclass(frozen=True)
