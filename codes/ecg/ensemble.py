@@ -1,67 +1,76 @@
 """The ensemble: a weighted mean of the logits of all trained models, as a run of its own in `artifacts/ensemble/`."""
 
+from collections import Counter
 from pathlib import Path
+from statistics import mode
 
 import numpy as np
-import pandas as pd
 from scipy.optimize import minimize
 
 from ecg.artifacts import UserError, write_json
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of, probability_of
 from ecg.labels import CLASSES, LEADS
-from ecg.predictions import find_runs, machine, read_labelled, write_predictions, write_validation_aucs
+from ecg.predictions import Run, find_runs, machine, read_labelled, write_predictions, write_validation_aucs
 
 NAME = "ensemble"
 LEAST_WEIGHT = 0.01  # a member below it would cost time in predict.py and change nothing
 
 
 def write_ensemble(artifacts: Path) -> None:
-    """Blend the models that `codes/04` to `10` have trained (prevalence aside); fewer than two leave no ensemble.
+    """Blend the models that `codes/04` to `10` have trained, prevalence aside; of two tasks the more frequent one.
 
     Seeds of a model count alike. The weights of the models, not negative and of sum 1, have the least log loss on the
     validation fold, and so has the temperature; the test fold is only predicted.
     """
     folder = artifacts / NAME
-    runs = [
-        run for run in find_runs(artifacts) if run.config["model"] not in (NAME, "naive") and "signals" in run.config
-    ]
-    tasks = {run.config["task"] for run in runs}
-    models = list(dict.fromkeys(run.model for run in runs))
-    if len(models) < 2 or len(tasks) > 1:
-        for old in folder.glob("predictions_*"):  # of models that are no longer there
+    runs = [run for run in find_runs(artifacts) if "signals" in run.config]  # which predict.py can ask as well
+    runs = [run for run in runs if run.config["model"] not in (NAME, "naive")]
+    if not runs:
+        for old in folder.glob("*"):  # of models that are no longer there
             old.unlink()
         return
-    (task,) = tasks
+    task = mode([run.config["task"] for run in runs])
+    runs = [run for run in runs if run.config["task"] == task]
+    _check_that_all_see_the_same(runs)
+    models = list(dict.fromkeys(run.model for run in runs))
     logits, labels = {}, {}
     for split in ("val", "test"):
         read = {run.name: read_labelled(artifacts, run.folder, split) for run in runs}
         common = sorted(set.intersection(*(set(table.index) for _, table in read.values())))
         labels[split] = next(iter(read.values()))[0].loc[common, list(CLASSES)]
         answers = {name: logits_of(table.loc[common].to_numpy(), task) for name, (_, table) in read.items()}
-        # (n_models, n, 5)
-        logits[split] = np.stack(
-            [np.mean([answers[run.name] for run in runs if run.model == m], axis=0) for m in models]
-        )
+        of_model = [[answers[run.name] for run in runs if run.model == model] for model in models]
+        logits[split] = np.stack([np.mean(seeds, axis=0) for seeds in of_model])  # (n_models, n, 5)
     known = labels["val"].to_numpy()
     weights = fit_weights(known, logits["val"], task)
     raw = {split: probability_of(np.tensordot(weights, values, 1), task) for split, values in logits.items()}
     temperature = fit_temperature(known, raw["val"], task)
 
+    seeds, share = Counter(run.model for run in runs), dict(zip(models, weights.tolist(), strict=True))
+    members = [run for run in runs if share[run.model] > 0]
+    signals = runs[0].config["signals"]
+    facts = {"run": NAME, "model": NAME, "task": task, "classes": CLASSES, "leads": LEADS, "signals": signals}
+    names = [run.folder.relative_to(artifacts).as_posix() for run in members]
+    facts["members"] = {n: share[run.model] / seeds[run.model] for n, run in zip(names, members, strict=True)}
+    facts["window"] = max(run.config.get("window", signals["n_samples"]) for run in members)
+    write_json(facts | {"temperature": temperature, **machine()}, folder / "config.json")  # first: no run is without
     for split, values in raw.items():
         write_predictions(folder, split, labels[split].index.to_numpy(), calibrate(values, temperature, task))
     write_validation_aucs(folder, known, raw["val"])
-    members = {
-        run.folder.relative_to(artifacts).as_posix(): round(weight / sum(r.model == run.model for r in runs), 6)
-        for run, weight in ((run, weights[models.index(run.model)]) for run in runs)
-        if weight > 0
-    }
-    facts = {"run": NAME, "model": NAME, "task": task, "classes": CLASSES, "leads": LEADS, "members": members}
-    signals = runs[0].config["signals"]
-    windows = [run.config.get("window", signals["n_samples"]) for run in runs]
-    facts |= {"temperature": temperature, "signals": signals, "window": max(windows), **machine()}
-    write_json(facts, folder / "config.json")
-    shown = pd.Series(weights, models)[weights > 0].sort_values(ascending=False)
-    print("ensemble: " + ", ".join(f"{weight:.2f} {model}" for model, weight in shown.items()))
+    shown = sorted(((weight, model) for model, weight in share.items() if weight > 0), reverse=True)
+    print("ensemble: " + ", ".join(f"{weight:.2f} {model}" for weight, model in shown))
+
+
+def _check_that_all_see_the_same(runs: list[Run]) -> None:
+    """Raise a `UserError` if two runs were trained on differently prepared signals: predict.py prepares them once."""
+    for key in ("fs", "filter", "limit_mv"):
+        first, expected = runs[0], runs[0].config["signals"][key]
+        for run in runs:
+            if run.config["signals"][key] != expected:
+                raise UserError(
+                    f"{run.folder / 'config.json'}: signals.{key} is {run.config['signals'][key]}, but {expected} in "
+                    f"{first.name}; the ensemble needs one: train one of them again, or move its folder away"
+                )
 
 
 def fit_weights(labels: np.ndarray, logits: np.ndarray, task: str) -> np.ndarray:

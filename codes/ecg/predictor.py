@@ -83,7 +83,7 @@ class Predictor:
         length = microvolt.shape[-1]
         if length < self.window:
             raise ValueError(f"{length / self.fs:.2f} s long, the model needs at least {self.min_seconds:g} s")
-        return calibrate(self.answer(microvolt), self.config.get("temperature", 1.0), self.config["task"])
+        return calibrate(self.answer(microvolt), self.config["temperature"], self.config["task"])
 
 
 def mean_over_windows(model: Callable[[np.ndarray], np.ndarray], microvolt: np.ndarray, window: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def load_run(folder: Path, *, device: str = "auto", precision: Precision = "auto
     Raises a `UserError` if a file is missing, damaged or of another model.
     """
     config = read_json(folder / "config.json", made_by=MADE_BY)
-    for key in ("model", "task", "signals", "classes", "leads"):
+    for key in ("model", "task", "signals", "classes", "leads", "temperature"):
         if key not in config:
             raise UserError(f"{folder / 'config.json'}: {key!r} is missing: run {MADE_BY} again")
     if tuple(config["classes"]) != CLASSES or tuple(config["leads"]) != LEADS:

@@ -1,11 +1,13 @@
 """Calibration and the ensemble: fitted on the validation fold, and a run like any other."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
 
-from ecg.artifacts import read_json
+from ecg.artifacts import UserError, read_json, write_json
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
 from ecg.data import load_signals
 from ecg.ensemble import fit_weights, write_ensemble
@@ -83,7 +85,16 @@ def test_the_ensemble_is_a_run_like_any_other(trained):
     members = read_json(trained / "ensemble/config.json", made_by="11")["members"]
     assert sum(members.values()) == pytest.approx(1, abs=1e-4)
     assert set(members) <= {"xresnet_standard", "xresnet_standard/seed1", "inception_standard"}
-    assert members.get("xresnet_standard") == members.get("xresnet_standard/seed1"), "seeds count alike"
+    assert members.get("xresnet_standard", 0) == members.get("xresnet_standard/seed1", 0), "seeds count alike"
+
+
+def test_runs_of_differently_filtered_signals_are_not_blended(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "a", symlinks=True)
+    config = read_json(tmp_path / "a/inception_standard/config.json", made_by="07")
+    config["signals"]["limit_mv"] = 3.0
+    write_json(config, tmp_path / "a/inception_standard/config.json")
+    with pytest.raises(UserError, match=r"signals\.limit_mv is .*the ensemble needs one"):
+        write_ensemble(tmp_path / "a")
 
 
 def test_predict_answers_as_the_stored_ensemble(trained):

@@ -42,7 +42,7 @@ def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with torch.no_grad():
         network.body[-1][-1].weight.mul_(10)  # answers that differ from record to record
     torch.save({"weights": network.state_dict()}, _made(folder / "resnet_standard") / "best.pt")
-    config = {"model": "resnet1d", "task": "multilabel", "derivatives": True, "window": WINDOW}
+    config = {"model": "resnet1d", "task": "multilabel", "derivatives": True, "window": WINDOW, "temperature": 1.0}
     config |= {"classes": CLASSES, "leads": LEADS, "signals": signals.meta}
     write_json(config, folder / "resnet_standard" / "config.json")
     return folder
