@@ -1,10 +1,10 @@
 """How time and memory of the scripts grow with the number of records.
 
 The records of --data are repeated under new ids, as links to the same files, and 02, 03 and one epoch of 05 with its
-preset for all of PTB-XL run on them with their own command lines. A run on 200 records measures the start-up (imports, building the network,
-figures); what a larger run takes beyond it, per 1,000 records beyond it, is its rate. 02 and 03 run several times, the
-medians count; the training runs once. Memory is what a process holds by itself (anonymous, sampled every 20 ms) and
-with mapped files, whose pages the system takes back when it needs them.
+preset for all of PTB-XL run on them with their own command lines. A run on 200 records measures the start-up (imports,
+building the network, figures); what a larger run takes beyond it, per 1,000 records beyond it, is its rate. 02 and 03
+run several times, the medians count; the training runs once. Memory is what a process holds by itself (anonymous,
+sampled every 20 ms) and with mapped files, whose pages the system takes back when it needs them.
 
 Reads:  PTB-XL/ptbxl_database.csv PTB-XL/scp_statements.csv PTB-XL/records100/
 Writes: artifacts/benchmarks/scaling.{csv,png}

@@ -158,3 +158,15 @@ def test_benchmarks_name_what_they_cannot_use(artifacts, name, arguments, messag
     command = [sys.executable, CODES / "benchmarks" / f"{name}.py", "--artifacts", artifacts, *arguments]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_cross_validation_leaves_fold_10_alone_and_compares_on_equal_records(artifacts):
+    """Fold 10's signals are replaced by something that would be noticed."""
+    table, last = run_benchmark("cross_validation", artifacts, "--folds", 1, 4, "--seeds", 0, "--epochs", 1)
+    assert table.network.tolist() == ["resnet1d", "resnet1d_wang"] * 2 and table.fold.tolist() == [1, 1, 4, 4]
+    assert table.macro_auc.between(0, 1).all() and (table.seconds > 0).all()
+    pairs = pd.read_csv(artifacts / "benchmarks" / "cross_validation_pairs.csv").iloc[0]
+    mean = table.groupby("network").macro_auc.mean()
+    assert pairs["diff"] == pytest.approx(mean["resnet1d"] - mean["resnet1d_wang"])
+    assert pairs.ci_low <= pairs["diff"] <= pairs.ci_high
+    assert "seconds of a training" in last
