@@ -106,6 +106,12 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what writes that were killed left in a folder."""
+    for unfinished in folder.glob(".*.*.*"):  # as `atomic` names them
+        unfinished.unlink()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

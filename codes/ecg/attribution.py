@@ -343,7 +343,8 @@ def deletion(
     Removed are blocks of one lead and BLOCK_S seconds, bridged by straight lines: single samples set to 0 would be
     spikes that no network has seen. Controls are as many blocks at random, and those with the largest amplitude,
     which a picture must beat to be worth more than "look at the QRS". The value is the fall of the class's
-    probability (Samek et al. 2017); `minus random` and `minus largest amplitude` are paired differences.
+    probability (Samek et al. 2017), before calibration; `minus random` and `minus largest amplitude` are paired
+    differences.
     """
     rng = np.random.default_rng(seed)
     length = max(1, round(BLOCK_S * fs))

@@ -20,7 +20,7 @@ import wfdb
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 
-from ecg.artifacts import UserError, atomic, cores, read_json, read_table, require, write_csv, write_json
+from ecg.artifacts import UserError, atomic, cores, read_json, read_table, require, sweep, write_csv, write_json
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
 from ecg.labels import LEADS, SPLITS, read_split, read_split_facts
 
@@ -59,13 +59,15 @@ def read_header(path: Path) -> Header:
         if len(fields) != n_leads:
             raise ValueError(f"{n_leads} leads announced, {len(fields)} described")
         columns = [*zip_longest(*fields, [""] * 9, fillvalue="")]  # a header may leave out the last of the nine
-        files, formats, gains, _, _, _, checksums, _, leads = (column[:-1] for column in columns)
+        files, formats, gains, _, zeros, _, checksums, _, leads = (column[:-1] for column in columns)
+        # a gain without "(baseline)" takes the ADC's zero as baseline
+        centred = all(zero in ("", "0") or "(" in gain for zero, gain in zip(zeros, gains, strict=True))
         return Header(
             fs=fs,
             n_samples=n_samples,
             leads=leads,
             files=files,
-            plain=set(formats) == {"16"} and len(set(files)) == 1 and all(map(_is_microvolt, set(gains))),
+            plain=set(formats) == {"16"} and len(set(files)) == 1 and centred and all(map(_is_microvolt, set(gains))),
             checksums=tuple(int(checksum) if checksum else None for checksum in checksums),
         )
     except FileNotFoundError:
@@ -141,7 +143,7 @@ def read_wfdb(path: Path, *, checksums: bool = True) -> tuple[float, list[str], 
     PTB-XL's own format is read straight from the file, a hundred times as fast as `wfdb` reads it. Raises `RecordError`
     if it cannot be read or, with `checksums`, if a lead's checksum disagrees with the header.
     """
-    with suppress(RecordError):  # of a header that is more than ours understands `wfdb` has the last word
+    with suppress(RecordError, OSError):  # `wfdb` has the last word
         header = read_header(path)
         if header.plain and len(header.leads) == len(LEADS) and checksums:
             samples = _read_plain(path, header)
@@ -229,6 +231,7 @@ def preprocess(
         fitted = {name: LeadStandardizer().fit(x) for name, x in fitted.items()}
         return _Chunk(rows, raw, np.rint(millivolt * UV_PER_MV).astype("<i2"), fitted, lost)
 
+    sweep(folder)
     with atomic(folder / "signals.npy") as path, path.open("wb") as file:
         _write_header(file, (len(files), len(LEADS), n_samples))
         length = file.tell()
