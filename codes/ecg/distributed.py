@@ -54,6 +54,13 @@ class World:
         distributed.all_gather_object(parts, part)
         return np.concatenate(parts)
 
+    def from_first(self, value: float) -> float:
+        """Return the first process's value in all of them."""
+        values = [value]
+        if self.size > 1:
+            distributed.broadcast_object_list(values, device=self.device)
+        return values[0]
+
     def parallel(self, network: nn.Module) -> nn.Module:
         """Return `network` (changed in place) so that its gradients are means over the processes."""
         if self.size == 1:
@@ -76,7 +83,8 @@ class World:
 def join_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, over nccl on GPUs and gloo on CPUs; without torchrun there is one.
 
-    When another process dies, this one ends with a `UserError` instead of waiting for it.
+    When another process dies, this one ends with a `UserError` instead of waiting for it: at once over gloo; over nccl
+    it is torchrun that ends it.
     """
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     chosen = pick_device(device)
@@ -88,9 +96,12 @@ def join_world(device: str) -> Iterator[World]:
             raise UserError(f"torchrun --nproc-per-node: process {local} finds {torch.cuda.device_count()} GPUs")
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)  # where all_gather_object puts what it gathers
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    distributed.init_process_group(backend)
+    clean = False
     try:
         yield World(chosen, rank, size)
+        clean = True
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
@@ -99,7 +110,8 @@ def join_world(device: str) -> Iterator[World]:
             "the last checkpoint is whole, and the same command goes on from it"
         ) from None
     finally:
-        distributed.destroy_process_group()
+        if clean or backend == "gloo":  # nccl would wait here for processes that wait for this one
+            distributed.destroy_process_group()
 
 
 _TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))

@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ecg.artifacts import Folders, UserError, atomic, check_at_least, write_csv, write_json
+from ecg.artifacts import Folders, UserError, atomic, check_at_least, sweep, write_csv, write_json
 from ecg.augmentation import augment_batch
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
 from ecg.data import Signals, available, load_signals
@@ -43,7 +43,7 @@ CHECKPOINT_SECONDS = 30  # between checkpoints within an epoch; one costs about 
 
 Preset = Literal["default", "fast", "full"]
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"width": 0.5, "epochs": 12, "lr_finder": False},
+    "fast": {"width": 0.5, "epochs": 12},
     "full": {"width": 1.5, "epochs": 30},
 }
 
@@ -142,7 +142,10 @@ def batches(
         torch.manual_seed(int(rng.integers(2**62)))  # dropout
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
         chosen = order[parts[step]]
-        yield Batch(view[split.rows[chosen], :, starts[parts[step]]], split.target[chosen], generator)
+        rows, begin = split.rows[chosen], starts[parts[step]]
+        if isinstance(array, torch.Tensor):  # indexing with arrays of the CPU would wait for the GPU
+            rows, begin = send(rows, array.device), send(begin, array.device)
+        yield Batch(view[rows, :, begin], split.target[chosen], generator)
 
 
 class Trainer:
@@ -312,23 +315,29 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts")},
         "n_train": len(splits["train"].rows),
         "precision": str(dtype).removeprefix("torch."),
+        **machine(),
+    }
+    execution = {  # changes the last bits only
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        **machine(),
+        "torch": facts["versions"]["torch"],
     }
     fingerprint = _fingerprint(facts, splits)
     state = _read_checkpoint(folder / "last.pt", fingerprint, world)
     lr = state["lr"] if state else settings.lr
-    if not state and (settings.lr_finder or lr == 0):  # each process by itself, with the same result
+    if state and state["execution"] != execution:
+        world.say(f"began with {state['execution']}, goes on with {execution}: the last bits will differ")
+    if lr == 0 or (settings.lr_finder and not (state and (folder / "lr_finder.csv").exists())):
         sample = {"size": settings.batch_size, "crop": crop, "seed": settings.seed}
         table, suggestion = find_lr(new_trainer(1e-3, World(device)), array, splits["train"], **sample)
-        lr = lr or suggestion
+        lr = world.from_first(lr or suggestion)
         if world.first:
             write_csv(table, folder / "lr_finder.csv")
             plot_lr_finder(table, suggestion, folder / "lr_finder.png")
         world.say(f"learning-rate finder suggests {suggestion:.2e}; training with {lr:.2e}")
     trainer = new_trainer(lr, world)
+    facts |= {key: execution[key] for key in ("processes", "threads", "device")}
     facts["settings"]["lr"] = lr
     facts["weights"] = sum(p.numel() for p in trainer.network.parameters())
     processes = f"{world.size} processes of " if world.size > 1 else ""
@@ -336,7 +345,8 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
         f"{name}: {model}, {facts['weights']:,} weights, seed {settings.seed}, {settings.task}, {facts['precision']}, "
         f"{processes}{facts['threads']} threads, {facts['device']}, {facts['n_train']} training records"
     )
-    best, history = _fit(trainer, array, splits, settings, crop, folder / "last.pt", state, fingerprint, lr)
+    stamp = {"fingerprint": fingerprint, "execution": execution, "lr": lr}
+    best, history = _fit(trainer, array, splits, settings, crop, folder / "last.pt", state, stamp)
 
     trainer.network.load_state_dict(best["weights"])
     where = {"window": crop, "task": settings.task, "device": device, "dtype": dtype}
@@ -346,7 +356,8 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
         probability[part] = world.join(predict(trainer.network, array, rows[world.share(len(rows))], **where))
     if not world.first:
         return
-    write_torch({"weights": best["weights"], "epoch": best["epoch"], "val_macro_auc": best["auc"]}, folder / "best.pt")
+    weights = {key: value.cpu() for key, value in best["weights"].items()}
+    write_torch({"weights": weights, "epoch": best["epoch"], "val_macro_auc": best["auc"]}, folder / "best.pt")
     temperature = fit_temperature(splits["val"].target, probability["val"], settings.task)
     for part, values in probability.items():
         write_predictions(folder, part, splits[part].ecg_id, calibrate(values, temperature, settings.task))
@@ -367,12 +378,11 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
 
 
 def _prepare(folder: Path) -> None:
-    """Make the run folder, see that it can be written to before hours are spent, sweep out what a kill left."""
+    """Make the run folder, see that it can be written to before hours are spent, remove what a kill left."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
-    for unfinished in folder.glob(".last.pt.*"):
-        unfinished.unlink()
+    sweep(folder)
 
 
 def write_torch(value: Any, path: Path) -> None:
@@ -388,15 +398,13 @@ def _fingerprint(facts: dict[str, Any], splits: dict[str, Split]) -> dict[str, s
     here = Path(__file__).parent
     names = ("training", "distributed", "augmentation", "inference", "data", "metrics")
     sources = [*(here / f"{name}.py" for name in names), *sorted((here / "models").glob("*.py"))]
-    code = b"".join(path.read_bytes() for path in sources)
-    # test labels are left out: they have no part in training
-    records = b"".join(splits[part].ecg_id.tobytes() for part in SPLITS)
-    labels = splits["train"].target.tobytes() + splits["val"].target.tobytes()
     parts = {key: value for key, value in facts.items() if key not in ("date", "hardware", "versions", "settings")}
-    parts |= facts["settings"] | {"records": records.hex(), "labels": labels.hex(), "code": code.hex()}
-    return {
-        key: hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16] for key, value in parts.items()
-    }
+    texts = {key: json.dumps(value, default=str).encode() for key, value in (parts | facts["settings"]).items()}
+    texts["code"] = b"".join(path.read_bytes() for path in sources)
+    texts["records"] = b"".join(splits[part].ecg_id.tobytes() for part in SPLITS)
+    # test labels are left out: they have no part in training
+    texts["labels"] = splits["train"].target.tobytes() + splits["val"].target.tobytes()
+    return {key: hashlib.sha256(text).hexdigest()[:16] for key, text in texts.items()}
 
 
 def _fit(
@@ -407,10 +415,12 @@ def _fit(
     crop: int,
     checkpoint: Path,
     state: dict[str, Any] | None,
-    fingerprint: dict[str, str],
-    lr: float,
+    stamp: dict[str, Any],
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train up to the last epoch or until patience ends, from the `state` of a checkpoint if there is one."""
+    """Train up to the last epoch or until patience ends, from the `state` of a checkpoint if there is one.
+
+    `stamp` is what every checkpoint says besides, of which training it is.
+    """
     world, train_split, val_split = trainer.world, splits["train"], splits["val"]
     best: dict[str, Any] = {"auc": -1.0, "epoch": 0, "weights": {}}
     history: list[dict[str, float]] = []
@@ -426,8 +436,8 @@ def _fit(
     def save() -> None:
         nonlocal saved
         if world.first:
-            progress = {"best": best, "history": history, "done": done, "spent": spent, "total": total.item(), "lr": lr}
-            write_torch({"fingerprint": fingerprint, **progress, **trainer.state()}, checkpoint)
+            progress = {"best": best, "history": history, "done": done, "spent": spent, "total": total.item()}
+            write_torch(stamp | progress | trainer.state(), checkpoint)
         saved = time.monotonic()
 
     for epoch in range(len(history) + 1, settings.epochs + 1):
@@ -453,7 +463,7 @@ def _fit(
         row = {"epoch": epoch, "lr": trainer.schedule.get_last_lr()[0], "train_loss": loss}
         row |= evaluate(probability, val_split.target, settings.task)
         if not np.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}: lower --lr (now {lr:g})")
+            raise UserError(f"the loss is not finite in epoch {epoch}: lower --lr (now {stamp['lr']:g})")
         row["seconds"] = time.perf_counter() - started
         history.append(row)
         if row["val_macro_auc"] > best["auc"]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import CODES, best_weights, equal
 
-from ecg.artifacts import atomic
+from ecg.artifacts import UserError, atomic
 from ecg.distributed import World, join_world
 from ecg.inference import predict
 from ecg.training import Split, batches
@@ -168,6 +168,21 @@ def test_without_torchrun_there_is_one_process():
     with join_world("cpu") as world:
         assert world == World(torch.device("cpu"), 0, 1)
         assert not torch.distributed.is_initialized()
+
+
+def test_a_lost_process_is_said_in_one_line(monkeypatch):
+    """As gloo reports it to the survivor; here the process is alone in its group."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ecg.distributed._TORCHRUN", (("RANK", "0"), ("PRETENDED_SIZE", "2"), ("LOCAL_RANK", "0")))
+    with (
+        pytest.raises(UserError, match=r"process 0 of 2 lost another one.*the same command goes on"),
+        join_world("cpu"),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    with pytest.raises(RuntimeError, match="shape"), join_world("cpu"):
+        raise RuntimeError("shape of the weights")
+    assert not torch.distributed.is_initialized()
 
 
 def test_records_on_the_device_give_the_batches_and_answers_of_the_mapped_ones():
