@@ -10,7 +10,7 @@ Reads:  artifacts/resnet_standard/{config.json,best.pt} PTB-XL/ptbxl_database.cs
 Writes: artifacts/benchmarks/inference.{csv,png}
 Run:    python codes/benchmarks/inference.py
 
-This should give about 1.3 times the records per second of the plain way in fp32, more where bf16 is fast (AMD since
+This should give about 2.5 times the records per second of the plain way in fp32, more where bf16 is fast (AMD since
 Zen 4, Intel with AMX). Latency is the same in fp32: one record fills no batch.
 """
 

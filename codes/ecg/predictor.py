@@ -4,12 +4,14 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import signal
+from sklearn.pipeline import Pipeline
 
 from ecg.artifacts import UserError, read_json, require
 from ecg.calibration import calibrate, logits_of, probability_of
@@ -62,8 +64,11 @@ class Predictor:
         Resampled, then exactly what `codes/03_preprocess.py` does: band-pass, amplitude limit, rounding.
         """
         resampled = resample(np.asarray(signal_mv, np.float32), fs, self.fs)
-        filtered = preprocessor(self.config["signals"]).transform(resampled)
-        return np.rint(filtered * UV_PER_MV).astype(np.int16)
+        return np.rint(self._preprocessor.transform(resampled) * UV_PER_MV).astype(np.int16)
+
+    @cached_property
+    def _preprocessor(self) -> Pipeline:
+        return preprocessor(self.config["signals"])
 
     def predict(self, signal_mv: np.ndarray, fs: float) -> np.ndarray:
         """Return the probabilities (n, 5) of recordings (n, 12, t) in millivolts, leads as LEADS, at `fs` Hz.
