@@ -92,6 +92,8 @@ def join_world(device: str) -> Iterator[World]:
         yield World(chosen)
         return
     if chosen.type == "cuda":
+        if chosen.index is not None:
+            raise UserError(f"--device {device}: torchrun gives each process a GPU of its own; use cuda or auto")
         if local >= torch.cuda.device_count():
             raise UserError(f"torchrun --nproc-per-node: process {local} finds {torch.cuda.device_count()} GPUs")
         chosen = torch.device("cuda", local)

@@ -270,13 +270,7 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     started = time.perf_counter()
     folder = run_folder(settings.artifacts, name, settings.seed)
     signals = load_signals(settings.artifacts)
-    crop = round(settings.crop_seconds * signals.fs)
-    least = {"epochs": 1, "batch_size": 2 * world.size, "patience": 1, "seed": 0}
-    least |= {"lr": 0, "weight_decay": 0, "average": 0, "width": 0.1}
-    for field, value in least.items():
-        check_at_least(f"--{field.replace('_', '-')}", getattr(settings, field), value)
-    if not signals.fs <= crop <= signals.array.shape[-1]:
-        raise UserError(f"--crop-seconds {settings.crop_seconds} must be between 1 and the record's length")
+    crop = _crop(settings, signals, world)
     splits = {part: load_split(settings.artifacts, signals, part, settings.task) for part in SPLITS}
     device, dtype = world.device, pick_dtype(settings.precision, world.device)
     if device.type == "cuda":  # the same bits again on the same GPU, where an operation has such a version
@@ -300,23 +294,7 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
             dtype=dtype,
         )
 
-    facts = {
-        "run": folder.relative_to(settings.artifacts).as_posix(),
-        "model": model,
-        "task": settings.task,
-        "augment": settings.augment,
-        "seed": settings.seed,
-        "classes": CLASSES,
-        "leads": LEADS,
-        "window": crop,
-        "derivatives": settings.derivatives,
-        "width": settings.width,
-        "signals": signals.meta,
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts")},
-        "n_train": len(splits["train"].rows),
-        "precision": str(dtype).removeprefix("torch."),
-        **machine(),
-    }
+    facts = _describe(model, folder, settings, signals, crop, dtype) | {"n_train": len(splits["train"].rows)}
     execution = {  # changes the last bits only
         "processes": world.size,
         "threads": torch.get_num_threads(),
@@ -325,10 +303,10 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     }
     fingerprint = _fingerprint(facts, splits)
     state = _read_checkpoint(folder / "last.pt", fingerprint, world)
-    lr = state["lr"] if state else settings.lr
     if state and state["execution"] != execution:
         world.say(f"began with {state['execution']}, goes on with {execution}: the last bits will differ")
-    if lr == 0 or (settings.lr_finder and not (state and (folder / "lr_finder.csv").exists())):
+    lr = state["lr"] if state else settings.lr
+    if not state and (settings.lr == 0 or settings.lr_finder):
         sample = {"size": settings.batch_size, "crop": crop, "seed": settings.seed}
         table, suggestion = find_lr(new_trainer(1e-3, World(device)), array, splits["train"], **sample)
         lr = world.from_first(lr or suggestion)
@@ -347,9 +325,60 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     )
     stamp = {"fingerprint": fingerprint, "execution": execution, "lr": lr}
     best, history = _fit(trainer, array, splits, settings, crop, folder / "last.pt", state, stamp)
+    _leave(folder, trainer, best, history, array, splits, facts)
+    world.say(
+        f"best epoch {best['epoch']}: validation macro AUC {best['auc']:.4f}; "
+        f"{time.perf_counter() - started:.0f} s; results in {folder}"
+    )
 
+
+def _crop(settings: TrainingSettings, signals: Signals, world: World) -> int:
+    """Return the length of a crop in samples; raise a `UserError` if a setting is out of range."""
+    least = {"epochs": 1, "batch_size": 2 * world.size, "patience": 1, "seed": 0}
+    least |= {"lr": 0, "weight_decay": 0, "average": 0, "width": 0.1}
+    for field, value in least.items():
+        check_at_least(f"--{field.replace('_', '-')}", getattr(settings, field), value)
+    crop = round(settings.crop_seconds * signals.fs)
+    if not signals.fs <= crop <= signals.array.shape[-1]:
+        raise UserError(f"--crop-seconds {settings.crop_seconds} must be between 1 and the record's length")
+    return crop
+
+
+def _describe(
+    model: str, folder: Path, settings: TrainingSettings, signals: Signals, crop: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return what `config.json` says of a training before it has begun."""
+    return {
+        "run": folder.relative_to(settings.artifacts).as_posix(),
+        "model": model,
+        "task": settings.task,
+        "augment": settings.augment,
+        "seed": settings.seed,
+        "classes": CLASSES,
+        "leads": LEADS,
+        "window": crop,
+        "derivatives": settings.derivatives,
+        "width": settings.width,
+        "signals": signals.meta,
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts")},
+        "precision": str(dtype).removeprefix("torch."),
+        **machine(),
+    }
+
+
+def _leave(
+    folder: Path,
+    trainer: Trainer,
+    best: dict[str, Any],
+    history: pd.DataFrame,
+    array: Records,
+    splits: dict[str, Split],
+    facts: dict[str, Any],
+) -> None:
+    """Predict validation and test with the best weights and write the run folder; all processes take part."""
+    world, task = trainer.world, trainer.task
     trainer.network.load_state_dict(best["weights"])
-    where = {"window": crop, "task": settings.task, "device": device, "dtype": dtype}
+    where = {"window": facts["window"], "task": task, "device": world.device, "dtype": trainer.dtype}
     probability = {}
     for part in SPLITS[1:]:
         rows = splits[part].rows
@@ -358,23 +387,16 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
         return
     weights = {key: value.cpu() for key, value in best["weights"].items()}
     write_torch({"weights": weights, "epoch": best["epoch"], "val_macro_auc": best["auc"]}, folder / "best.pt")
-    temperature = fit_temperature(splits["val"].target, probability["val"], settings.task)
+    temperature = fit_temperature(splits["val"].target, probability["val"], task)
     for part, values in probability.items():
-        write_predictions(folder, part, splits[part].ecg_id, calibrate(values, temperature, settings.task))
+        write_predictions(folder, part, splits[part].ecg_id, calibrate(values, temperature, task))
     # the test fold's numbers stand in final_results/ alone, where it is looked at once
     write_validation_aucs(folder, splits["val"].target, probability["val"])
     write_csv(history, folder / "history.csv")
     plot_history(history, folder / "history.png", title=facts["run"])
-    facts |= {
-        "best_epoch": best["epoch"],
-        "temperature": temperature,
-        "seconds": round(float(history.seconds.sum()), 1),
-    }
-    write_json(facts, folder / "config.json")
-    world.say(
-        f"best epoch {best['epoch']}: validation macro AUC {best['auc']:.4f}; "
-        f"{time.perf_counter() - started:.0f} s; results in {folder}"
-    )
+    found = {"best_epoch": best["epoch"], "temperature": temperature}
+    found["seconds"] = round(float(history.seconds.sum()), 1)
+    write_json(facts | found, folder / "config.json")
 
 
 def _prepare(folder: Path) -> None:

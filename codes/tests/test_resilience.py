@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import CODES, best_weights, equal
+from test_models import META
 
 from ecg.artifacts import UserError, atomic
 from ecg.distributed import World, join_world
 from ecg.inference import predict
-from ecg.training import Split, batches
+from ecg.models import build
+from ecg.training import Batch, Split, Trainer, batches
 
 SCRIPT = CODES / "06_train_resnet1d_augmented.py"
 OPTIONS = ("--batch-size", "32", "--precision", "fp32", "--device", "cpu")
@@ -135,6 +137,43 @@ def test_two_processes_train_like_one(artifacts, prepared, tmp_path_factory):
         )
         assert (one.ecg_id == two.ecg_id).all(), "every record once, in order"
         np.testing.assert_allclose(one, two, atol=1e-4, rtol=0)
+
+
+def gradients(rank: int, size: int, folder: Path) -> None:
+    """Leave the gradients of one step on a batch of seven in `folder`, computed by `size` processes."""
+    torch.set_num_threads(1)
+    if size > 1:
+        torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=size)
+    world = World(torch.device("cpu"), rank, size)
+    torch.manual_seed(0)
+    network = build("xresnet1d", META, width=0.25)
+    options = {"lr": 1e-2, "weight_decay": 0.0, "average": 0.1, "task": "multilabel", "dtype": torch.float32}
+    trainer = Trainer(network, steps=10, augment=True, world=world, **options)
+    rng = np.random.default_rng(0)
+    microvolt = rng.integers(-1000, 1000, size=(7, 12, 250)).astype(np.int16)
+    target = rng.integers(0, 2, size=(7, 5)).astype(np.float32)
+    torch.manual_seed(1)  # dropout
+    trainer.loss(Batch(microvolt, target, torch.Generator().manual_seed(2))).backward()
+    if rank == 0:
+        torch.save([parameter.grad for parameter in trainer.network.parameters()], folder / f"{size}.pt")
+    if size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_with_unequal_shares_have_the_gradients_of_one(tmp_path):
+    gradients(0, 1, tmp_path)
+    torch.multiprocessing.spawn(gradients, (2, tmp_path), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{size}.pt") for size in (1, 2))
+    assert max(gradient.abs().max() for gradient in one) > 0.01
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_numbered_gpu_is_refused_where_torchrun_gives_each_process_its_own(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("ecg.distributed.pick_device", torch.device)
+    with pytest.raises(UserError, match="--device cuda:1: torchrun gives each process"), join_world("cuda:1"):
+        raise AssertionError("joined")
 
 
 def test_the_death_of_one_process_ends_all_with_a_message(artifacts):
