@@ -22,13 +22,13 @@ from ecg.training import Split, train
 MEASURED_ON = ["hardware", "versions", "date"]
 
 
-def run_benchmark(name: str, artifacts: Path, *arguments: object) -> tuple[pd.DataFrame, str]:
-    """Return the table that `codes/benchmarks/{name}.py` leaves and the last line that it prints."""
+def run_benchmark(name: str, artifacts: Path, *arguments: object, file: str | None = None) -> tuple[pd.DataFrame, str]:
+    """Return the table that `codes/benchmarks/{name}.py` leaves, `file` or of its name, and the last line printed."""
     command = [sys.executable, CODES / "benchmarks" / f"{name}.py", "--artifacts", artifacts, *arguments]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=artifacts, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (artifacts / "benchmarks" / f"{name}.png").stat().st_size > 1000
-    table = pd.read_csv(artifacts / "benchmarks" / f"{name}.csv")
+    assert (artifacts / "benchmarks" / f"{file or name}.png").stat().st_size > 1000
+    table = pd.read_csv(artifacts / "benchmarks" / f"{file or name}.csv")
     assert table[MEASURED_ON].notna().all(axis=None)
     return table, done.stdout.splitlines()[-1]
 
@@ -152,6 +152,8 @@ def test_inference_gives_the_probabilities_of_the_plain_way_and_their_speeds(art
         ("training", ("--networks", "lenet"), "--networks lenet: use some of resnet1d_large"),
         ("training", ("--batch-size", 100000), "training records"),
         ("inference", ("--model", "lenet"), "no model in"),
+        ("cross_validation", ("--models", "lenet", "minirocket"), "at least two of resnet1d"),
+        ("cross_validation", ("--folds", 9, 10), "--folds 9 10: they must be among 1 to 9"),
     ],
 )
 def test_benchmarks_name_what_they_cannot_use(artifacts, name, arguments, message):
@@ -160,13 +162,16 @@ def test_benchmarks_name_what_they_cannot_use(artifacts, name, arguments, messag
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_cross_validation_leaves_fold_10_alone_and_compares_on_equal_records(artifacts):
-    """Fold 10's signals are replaced by something that would be noticed."""
-    table, last = run_benchmark("cross_validation", artifacts, "--folds", 1, 4, "--seeds", 0, "--epochs", 1)
-    assert table.network.tolist() == ["resnet1d", "resnet1d_wang"] * 2 and table.fold.tolist() == [1, 1, 4, 4]
+@pytest.mark.parametrize("reference", ["resnet1d_wang", "minirocket"])
+def test_cross_validation_leaves_fold_10_alone_and_compares_on_equal_records(artifacts, reference):
+    (artifacts / "ptbxl_test.csv").unlink()
+    models = ("xresnet1d_fast", reference)
+    options = ("--models", *models, "--folds", 1, 4, "--seeds", 0, "--epochs", 1)
+    table, last = run_benchmark("cross_validation", artifacts, *options, file=f"cross_validation_{reference}")
+    assert table.model.tolist() == [*models] * 2 and table.fold.tolist() == [1, 1, 4, 4]
     assert table.macro_auc.between(0, 1).all() and (table.seconds > 0).all()
-    pairs = pd.read_csv(artifacts / "benchmarks" / "cross_validation_pairs.csv").iloc[0]
-    mean = table.groupby("network").macro_auc.mean()
-    assert pairs["diff"] == pytest.approx(mean["resnet1d"] - mean["resnet1d_wang"])
+    pairs = pd.read_csv(artifacts / "benchmarks" / f"cross_validation_{reference}_pairs.csv").iloc[0]
+    mean = table.groupby("model").macro_auc.mean()
+    assert pairs["diff"] == pytest.approx(mean["xresnet1d_fast"] - mean[reference])
     assert pairs.ci_low <= pairs["diff"] <= pairs.ci_high
     assert "seconds of a training" in last
