@@ -63,6 +63,13 @@ def test_weights_are_a_convex_blend_that_is_at_least_as_good_as_each_member():
     assert blend < min(log_loss(LABELS, member, "multilabel") for member in noisy)
 
 
+def test_few_records_leave_the_weights_near_equal():
+    """Where the loss alone would give nearly everything to the member that is best on them."""
+    noisy = [LOGITS + sd * RNG.normal(size=LOGITS.shape) for sd in (1, 1.5, 2)]
+    few, many = (fit_weights(LABELS[:n], np.stack(noisy)[:, :n], "multilabel") for n in (50, 4000))
+    assert np.abs(few - 1 / 3).max() < 0.1 < np.abs(many - 1 / 3).max()
+
+
 @pytest.fixture(scope="module")
 def trained(prepared, tmp_path_factory):
     """Two networks, one of them with two seeds, and what 11 makes of them."""
