@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ecg.artifacts import UserError
 from ecg.inference import pick_device
@@ -61,16 +60,23 @@ class World:
             distributed.broadcast_object_list(values, device=self.device)
         return values[0]
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """Return `network` (changed in place) so that its gradients are means over the processes."""
-        if self.size == 1:
-            return network
-        if self.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        else:
+    def synchronise_norms(self, network: nn.Module) -> None:
+        """Make the batch norms of `network` see the batches of all processes."""
+        if self.size > 1:
             _convert_norms(network)
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Replace the gradients by their means over the processes.
+
+        All in one piece, not with DistributedDataParallel: that regroups its buckets after the first step, so a
+        resumed training of three or more processes would add in another order than one that was not killed.
+        """
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def divide_dropout(self, network: nn.Module, n: int) -> None:
         """Tell the dropouts which rows of a batch of `n` they will see."""
@@ -87,17 +93,18 @@ def join_world(device: str) -> Iterator[World]:
     it is torchrun that ends it.
     """
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
-    chosen = pick_device(device)
     if size == 1:
-        yield World(chosen)
+        yield World(pick_device(device))
         return
-    if chosen.type == "cuda":
-        if chosen.index is not None:
-            raise UserError(f"--device {device}: torchrun gives each process a GPU of its own; use cuda or auto")
+    if device.startswith("cuda:"):
+        raise UserError(f"--device {device}: torchrun gives each process a GPU of its own; use cuda or auto")
+    if device != "cpu" and torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise UserError(f"torchrun --nproc-per-node: process {local} finds {torch.cuda.device_count()} GPUs")
+        torch.cuda.set_device(local)  # before anything is put on a GPU, or every process would begin on the first
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
         chosen = torch.device("cuda", local)
-        torch.cuda.set_device(chosen)  # where all_gather_object puts what it gathers
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     distributed.init_process_group(backend)
     clean = False
@@ -136,17 +143,17 @@ class _Sum(torch.autograd.Function):
 
 
 class _SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes; PyTorch's own exists for GPUs only."""
+    """Batch norm over the batches of all processes; PyTorch's own is for GPUs only, and waits for them in each call."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, 1, T)
         if not self.training:
             return super().forward(x)
         wide = x.float()
-        count = wide.new_tensor([wide.numel() / wide.shape[1]])
+        count = wide.new_full((1,), wide.numel() / wide.shape[1])
         sums = torch.cat([wide.sum(dim=(0, 2, 3)), wide.square().sum(dim=(0, 2, 3)), count])
         mean, square, n = _Sum.apply(sums).split([self.num_features, self.num_features, 1])
         mean, n = mean / n, n.detach()
-        variance = square / n - mean.square()
+        variance = (square / n - mean.square()).clamp(min=0)  # rounding can take it below
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * n / (n - 1), self.momentum)

@@ -20,6 +20,8 @@ def pick_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError("not a device of this project")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}; use auto, cpu or cuda") from None
@@ -97,6 +99,8 @@ def predict(
     starts = window_starts(microvolt.shape[-1], window, overlap)
     activation = torch.sigmoid if task == "multilabel" else lambda logits: logits.softmax(dim=-1)
     results = []
+    if isinstance(microvolt, torch.Tensor):  # indexing with an array of the CPU would wait for the GPU
+        rows = send(rows, microvolt.device)
     for i in range(0, len(rows), batch):
         records = to_millivolt(microvolt[rows[i : i + batch]], device)
         windows = torch.stack([records[:, :, s : s + window] for s in starts])  # (W, B, 12, window)

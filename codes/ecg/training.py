@@ -101,6 +101,8 @@ def load_split(artifacts: Path, signals: Signals, name: str, task: Task) -> Spli
     table = available(artifacts, signals, name)
     if task == "multiclass" and name == "train":
         table = table[table.label != ""]
+    if table.empty:
+        raise UserError(f"{artifacts / f'ptbxl_{name}.csv'}: no record can be used for --task {task}")
     ecg_id = table.ecg_id.to_numpy()
     return Split(signals.rows(ecg_id), ecg_id, table[list(CLASSES)].to_numpy(np.float32))
 
@@ -166,7 +168,7 @@ class Trainer:
     ):
         self.task, self.augment, self.world, self.dtype = task, augment, world, dtype
         self.network, self.average = network, copy.deepcopy(network).requires_grad_(False)
-        self.parallel = world.parallel(network)
+        world.synchronise_norms(network)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay, fused=True)
         # fastai's fit_one_cycle: a quarter up from lr/25, down to lr/1e5, momentum against it
         self.schedule = OneCycleLR(  # which divides by zero where a quarter of the steps is one step
@@ -189,12 +191,13 @@ class Trainer:
         y = y[own]
         self.world.divide_dropout(self.network, n)
         with autocast(device, self.dtype):
-            output = self.parallel(x)
+            output = self.network(x)
         return loss_of(output.float(), y, self.task) * (len(y) * self.world.size / n)
 
     def step(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.world.average_gradients(self.network)
         self.optimizer.step()
         self.schedule.step()
         self._move_average(*self._averaged, None)
@@ -263,7 +266,10 @@ def train(*, model: str, name: str, **values: Any) -> None:
     """Train `model` and leave the run folder `name`_standard or `name`_augmented; `values`: see TrainingSettings."""
     settings = TrainingSettings(**values)
     with join_world(settings.device) as world:
-        _train(model, f"{name}_{'augmented' if settings.augment else 'standard'}", settings, world)
+        try:
+            _train(model, f"{name}_{'augmented' if settings.augment else 'standard'}", settings, world)
+        except torch.OutOfMemoryError:
+            raise UserError("the GPU has too little memory: lower --batch-size or --width") from None
 
 
 def _train(model: str, name: str, settings: TrainingSettings, world: World) -> None:
@@ -272,10 +278,14 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     signals = load_signals(settings.artifacts)
     crop = _crop(settings, signals, world)
     splits = {part: load_split(settings.artifacts, signals, part, settings.task) for part in SPLITS}
+    known = splits["val"].target
+    if not np.isfinite(macro_auc(known, known)):
+        raise UserError("ptbxl_val.csv has no superclass with and without records: there is no AUC to choose by")
     device, dtype = world.device, pick_dtype(settings.precision, world.device)
     if device.type == "cuda":  # the same bits again on the same GPU, where an operation has such a version
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for programs that read such memory
     array = on_device(signals.array, device)
     if world.first:
         _prepare(folder)
@@ -386,6 +396,7 @@ def _leave(
     if not world.first:
         return
     weights = {key: value.cpu() for key, value in best["weights"].items()}
+    (folder / "config.json").unlink(missing_ok=True)  # until all is new, this folder is no run
     write_torch({"weights": weights, "epoch": best["epoch"], "val_macro_auc": best["auc"]}, folder / "best.pt")
     temperature = fit_temperature(splits["val"].target, probability["val"], task)
     for part, values in probability.items():
@@ -500,8 +511,6 @@ def _fit(
             f"{row['val_loss']:.4f}  accuracy {row['val_accuracy']:.3f}  macro AUC {row['val_macro_auc']:.4f}  "
             f"{row['seconds']:.1f} s, {left:.0f} s left"
         )
-    if not best["weights"]:
-        raise UserError("no epoch had a validation AUC: ptbxl_val.csv needs records with and without each superclass")
     return best, pd.DataFrame(history)
 
 
@@ -512,7 +521,7 @@ def _read_checkpoint(path: Path, fingerprint: dict[str, str], world: World) -> d
     try:
         state = torch.load(path, map_location=world.device, weights_only=True)
         different = [key for key in fingerprint if state["fingerprint"].get(key) != fingerprint[key]]
-    except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): delete it") from None
     if different:
         world.say(f"{path} is of a training with another {', '.join(different)}: begins anew")

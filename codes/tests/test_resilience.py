@@ -1,5 +1,6 @@
 """Trainings that are killed, interrupted, out of disk or divided among several processes."""
 
+import copy
 import os
 import resource
 import signal
@@ -47,13 +48,23 @@ def wait_for(process: subprocess.Popen, beginning: str) -> str:
 def test_training_killed_ten_times_ends_like_one_that_was_not(artifacts):
     command = (sys.executable, "-c", EVERY_STEP, SCRIPT, "--epochs", 8, *OPTIONS, "--artifacts", artifacts)
     folder, rng, resumed, kills = artifacts / "resnet_augmented", np.random.default_rng(0), [], 0
+    process = start(sys.executable, SCRIPT, "--epochs", 8, *OPTIONS, "--artifacts", artifacts)
+    wait_for(process, "resnet_augmented:")
+    began = time.monotonic()
+    process.communicate()
+    tenth = (time.monotonic() - began) / 10
+    expected, history = best_weights(folder), pd.read_csv(folder / "history.csv").drop(columns="seconds")
+    predictions = (folder / "predictions_test.csv").read_bytes()
+    for name in ("last.pt", "best.pt"):
+        (folder / name).unlink()
+
     while kills < 10:
         process = start(*command)
         if (folder / "last.pt").exists():
             resumed.append(wait_for(process, "resumes at step"))
         else:
             wait_for(process, "resnet_augmented:")
-        time.sleep(rng.uniform(0, 0.9))
+        time.sleep(rng.uniform(0, tenth))
         process.kill()
         process.communicate()
         kills += 1
@@ -62,12 +73,7 @@ def test_training_killed_ten_times_ends_like_one_that_was_not(artifacts):
     assert any("step 0 " not in line for line in resumed), "some within an epoch"
     assert start(*command).wait() == 0
     assert not list(folder.glob(".*")), "nothing unfinished is left"
-    killed, history = best_weights(folder), pd.read_csv(folder / "history.csv").drop(columns="seconds")
-    predictions = (folder / "predictions_test.csv").read_bytes()
-
-    (folder / "last.pt").unlink()
-    assert start(sys.executable, SCRIPT, "--epochs", 8, *OPTIONS, "--artifacts", artifacts).wait() == 0
-    assert equal(killed, best_weights(folder))
+    assert equal(expected, best_weights(folder))
     pd.testing.assert_frame_equal(history, pd.read_csv(folder / "history.csv").drop(columns="seconds"))
     assert predictions == (folder / "predictions_test.csv").read_bytes()
 
@@ -139,39 +145,55 @@ def test_two_processes_train_like_one(artifacts, prepared, tmp_path_factory):
         np.testing.assert_allclose(one, two, atol=1e-4, rtol=0)
 
 
-def gradients(rank: int, size: int, folder: Path) -> None:
-    """Leave the gradients of one step on a batch of seven in `folder`, computed by `size` processes."""
+def four_steps(rank: int, size: int, folder: Path) -> None:
+    """Take four steps of a training on batches of seven divided among `size` processes, and the last two once more.
+
+    Process 0 leaves the first step's gradients, the weights at the end, and those of a training that was resumed.
+    """
     torch.set_num_threads(1)
     if size > 1:
         torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=size)
-    world = World(torch.device("cpu"), rank, size)
-    torch.manual_seed(0)
-    network = build("xresnet1d", META, width=0.25)
-    options = {"lr": 1e-2, "weight_decay": 0.0, "average": 0.1, "task": "multilabel", "dtype": torch.float32}
-    trainer = Trainer(network, steps=10, augment=True, world=world, **options)
-    rng = np.random.default_rng(0)
-    microvolt = rng.integers(-1000, 1000, size=(7, 12, 250)).astype(np.int16)
-    target = rng.integers(0, 2, size=(7, 5)).astype(np.float32)
-    torch.manual_seed(1)  # dropout
-    trainer.loss(Batch(microvolt, target, torch.Generator().manual_seed(2))).backward()
+
+    def new_trainer() -> Trainer:
+        torch.manual_seed(0)
+        options = {"lr": 1e-2, "weight_decay": 0.0, "average": 0.1, "task": "multilabel", "dtype": torch.float32}
+        world = World(torch.device("cpu"), rank, size)
+        return Trainer(build("xresnet1d", META, width=0.25), steps=10, augment=True, world=world, **options)
+
+    def step(trainer: Trainer, i: int) -> None:
+        rng = np.random.default_rng(i)
+        microvolt = rng.integers(-1000, 1000, size=(7, 12, 250)).astype(np.int16)
+        target = rng.integers(0, 2, size=(7, 5)).astype(np.float32)
+        torch.manual_seed(i)  # dropout
+        trainer.step(trainer.loss(Batch(microvolt, target, torch.Generator().manual_seed(i))))
+
+    trainer, resumed = new_trainer(), new_trainer()
+    step(trainer, 0)
+    gradients = [parameter.grad.clone() for parameter in trainer.network.parameters()]
+    step(trainer, 1)
+    resumed.load(copy.deepcopy(trainer.state()))
+    for one in (trainer, resumed):
+        step(one, 2)
+        step(one, 3)
     if rank == 0:
-        torch.save([parameter.grad for parameter in trainer.network.parameters()], folder / f"{size}.pt")
+        torch.save([gradients, *(one.network.state_dict() for one in (trainer, resumed))], folder / f"{size}.pt")
     if size > 1:
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_with_unequal_shares_have_the_gradients_of_one(tmp_path):
-    gradients(0, 1, tmp_path)
-    torch.multiprocessing.spawn(gradients, (2, tmp_path), nprocs=2)
-    one, two = (torch.load(tmp_path / f"{size}.pt") for size in (1, 2))
+def test_unequal_shares_have_the_gradients_of_one_process_and_resume_bit_for_bit(tmp_path):
+    """Three processes, because a sum of two is the same in any order."""
+    four_steps(0, 1, tmp_path)
+    torch.multiprocessing.spawn(four_steps, (3, tmp_path), nprocs=3)
+    (one, *_), (three, weights, resumed) = (torch.load(tmp_path / f"{size}.pt") for size in (1, 3))
     assert max(gradient.abs().max() for gradient in one) > 0.01
-    for a, b in zip(one, two, strict=True):
+    for a, b in zip(one, three, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert equal(weights, resumed)
 
 
 def test_a_numbered_gpu_is_refused_where_torchrun_gives_each_process_its_own(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("ecg.distributed.pick_device", torch.device)
     with pytest.raises(UserError, match="--device cuda:1: torchrun gives each process"), join_world("cuda:1"):
         raise AssertionError("joined")
 
