@@ -79,7 +79,7 @@ def plots_and_metrics(*, data: Path, artifacts: Path, replicates: int, seed: int
     records = {split: read_split(artifacts, split) for split in EVALUATED}
     metrics = measure_runs(runs, records, replicates=replicates, seed=seed)
     report = report_table(metrics, [predicted.run for predicted in runs])
-    thresholds = {p.run.name: dict(zip(CLASSES, p.thresholds.round(6), strict=True)) for p in runs}
+    thresholds = {p.run.name: dict(zip(CLASSES, p.thresholds.tolist(), strict=True)) for p in runs}
     write_csv(metrics.round(6), folder / "metrics.csv")
     write_csv(report, folder / "final_metrics_report.csv")
     write_json(thresholds, folder / "thresholds.json")
@@ -126,9 +126,11 @@ never the best one.
 - `auc_a`, `auc_b`: ROC AUC (`macro`: unweighted mean of the classes). `diff` is `auc_a - auc_b` with a 95 %
   interval from {replicates} resamples of the patients, the same ones for both models; not corrected for the number
   of pairs.
-- `p_delong`: DeLong's test of that difference, not corrected; for `macro` with the covariance of the mean over the
-  classes. pairwise.png marks it after Holm's correction over the same family. DeLong and McNemar take records as
-  independent, although a few percent of them share a patient; the bootstrap interval does not.
+- `seed_low`, `seed_high`: 95 % t interval of the same difference over the seeds, for these very records; empty where
+  the models do not have the same number of seeds, at least two.
+- `p_delong`: DeLong's test of that difference; for `macro` with the covariance of the mean over the classes.
+  `p_delong_holm`: the same after Holm's correction over the same family; pairwise.png marks this one. DeLong and
+  McNemar take records as independent, although a few percent of them share a patient; the bootstrap interval does not.
 """
 
 

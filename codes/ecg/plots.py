@@ -19,7 +19,6 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from ecg.artifacts import atomic
 from ecg.labels import CLASSES, LEADS
 from ecg.metrics import CALIBRATION_BINS, calibration_bins
-from ecg.stats import holm
 
 # Okabe & Ito (2008): colours that colour-blind readers can tell apart; their yellow is too faint for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -473,10 +472,10 @@ def plot_pairwise(pairs: pd.DataFrame, path: Path) -> None:
         table = macro[macro["view"] == view]
         matrix = np.full((len(names), len(names)), np.nan)
         marks = {}
-        for row, p_delong in zip(table.itertuples(), holm(table.p_delong).tolist(), strict=True):
+        for row in table.itertuples():
             i, j = names.index(row.run_a), names.index(row.run_b)
             matrix[i, j], matrix[j, i] = row.diff, -row.diff
-            marks[i, j] = marks[j, i] = "*" * (p_delong < 0.05)
+            marks[i, j] = marks[j, i] = "*" * (row.p_delong_holm < 0.05)
         image = _heat_map(axis, matrix, cmap="PuOr", limits=(-limit, limit), text=None)
         for (i, j), mark in marks.items():
             known = np.isfinite(matrix[i, j])

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest, norm, rankdata, t
 
 from ecg.artifacts import UserError
 from ecg.labels import CLASSES
@@ -15,7 +15,7 @@ from ecg.predictions import Run
 RESULT_COLUMNS = ("run", "split", "view", "label", "metric", "value", "ci_low", "ci_high", "n")
 PAIR_COLUMNS = (
     *("run_a", "run_b", "view", "label", "n", "b", "c", "p_mcnemar", "p_holm"),
-    *("auc_a", "auc_b", "diff", "ci_low", "ci_high", "p_delong"),
+    *("auc_a", "auc_b", "diff", "ci_low", "ci_high", "p_delong", "p_delong_holm", "seed_low", "seed_high"),
 )
 
 
@@ -64,6 +64,18 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if defined.any():
         bounds[:, defined] = np.nanpercentile(values[defined], [2.5, 97.5], axis=1)
     return bounds[0], bounds[1]
+
+
+def seed_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % t interval of the mean of a - b, areas (n_seeds,) of two models seed by seed.
+
+    It covers the choice of seeds, for these very records. nan without two seeds of each, or with other numbers of them.
+    """
+    n = len(a)
+    if n != len(b) or n < 2:
+        return float("nan"), float("nan")
+    half = t.ppf(0.975, n - 1) * (a - b).std(ddof=1) / np.sqrt(n)
+    return float((a - b).mean() - half), float((a - b).mean() + half)
 
 
 def mcnemar_exact(b: int, c: int) -> float:
@@ -184,7 +196,7 @@ def confusion_counts(labels: np.ndarray, called: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"label": CLASSES} | {name: cell.sum(axis=0) for name, cell in cells.items()})
 
 
-Side = dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]  # (view, label) -> see _sides
+Side = dict[tuple[str, str], tuple[np.ndarray, ...]]  # (view, label) -> see _sides and _mean_side
 
 
 def compare_pairs(runs: list[Predicted], records: pd.DataFrame, *, replicates: int, seed: int) -> pd.DataFrame:
@@ -192,7 +204,7 @@ def compare_pairs(runs: list[Predicted], records: pd.DataFrame, *, replicates: i
 
     `records` (ecg_id, patient_id) are the test fold. Area, difference, interval and DeLong's test are of the mean over
     a model's seeds, as in `measure_runs`: both the areas of the replicates and DeLong's influences are linear in it.
-    McNemar's test needs one decision per record: that of the first seed, never the best.
+    McNemar's test needs one decision per record: that of the first seed, never the best. See also `seed_interval`.
     """
     models = by_model(runs)
     if len(models) < 2:
@@ -208,18 +220,22 @@ def compare_pairs(runs: list[Predicted], records: pd.DataFrame, *, replicates: i
     for view, label in next(iter(sides.values())):
         rows = []
         for a, b in combinations(sides, 2):
-            (right_a, auc_a, influence_a), (right_b, auc_b, influence_b) = sides[a][view, label], sides[b][view, label]
+            right_a, auc_a, influence_a, seeds_a = sides[a][view, label]
+            right_b, auc_b, influence_b, seeds_b = sides[b][view, label]
             only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
             low, high = interval((auc_a - auc_b)[None, 1:])
+            seed_low, seed_high = seed_interval(seeds_a, seeds_b)
             areas, influence = np.array([auc_a[0], auc_b[0]]), np.stack([influence_a, influence_b])
             rows.append(
                 {"run_a": a, "run_b": b, "view": view, "label": label, "n": len(right_a), "b": only_a, "c": only_b}
                 | {"p_mcnemar": mcnemar_exact(only_a, only_b), "auc_a": areas[0], "auc_b": areas[1]}
                 | {"diff": areas[0] - areas[1], "ci_low": low[0], "ci_high": high[0]}
+                | {"seed_low": seed_low, "seed_high": seed_high}
                 | {"p_delong": delong_p(areas, influence)}
             )
         block = pd.DataFrame(rows)
-        blocks.append(block.assign(p_holm=holm(block.p_mcnemar.to_numpy())))
+        corrected = {"p_holm": holm(block.p_mcnemar.to_numpy()), "p_delong_holm": holm(block.p_delong.to_numpy())}
+        blocks.append(block.assign(**corrected))
     return pd.concat(blocks, ignore_index=True)[list(PAIR_COLUMNS)]
 
 
@@ -245,9 +261,13 @@ def _sides(predicted: Predicted, ecg_id: np.ndarray, weight: np.ndarray) -> Side
 
 
 def _mean_side(seeds: list[Side]) -> Side:
-    """Return the mean of area and influence over the seeds of a model, with the answers of the first."""
+    """Return the first seed's answers, the means of area and influence over the seeds, and each seed's area."""
     return {
-        key: (seeds[0][key][0], *(np.mean([side[key][i] for side in seeds], axis=0) for i in (1, 2)))
+        key: (
+            seeds[0][key][0],
+            *(np.mean([side[key][i] for side in seeds], axis=0) for i in (1, 2)),
+            np.array([side[key][1][0] for side in seeds]),
+        )
         for key in seeds[0]
     }
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_rgba
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, ttest_rel
 from sklearn import metrics as reference
 
 from ecg import plots
@@ -20,7 +20,7 @@ from ecg.labels import CLASSES, LEADS, SPLIT_COLUMNS, read_split, single_label
 from ecg.metrics import WITHOUT_INTERVAL
 from ecg.plots import ecg_paper, ink, plot_history, plot_lr_finder, save_figure
 from ecg.predictions import find_runs, run_folder, write_predictions
-from ecg.stats import PAIR_COLUMNS, RESULT_COLUMNS, compare_pairs, measure_runs
+from ecg.stats import PAIR_COLUMNS, RESULT_COLUMNS, compare_pairs, measure_runs, seed_interval
 
 CODES = Path(__file__).resolve().parents[1]
 N = 160
@@ -225,6 +225,7 @@ def test_pairs_cover_every_label_and_count_discordant_records(finished):
     assert (pairs.groupby(["view", "label"]).size() == 3).all() and len(pairs) == 3 * 7
     assert {*pairs.run_a, *pairs.run_b} == {"baseline/naive", "resnet_augmented", "resnet_standard"}  # no seeds
     assert pairs["diff"].between(pairs.ci_low, pairs.ci_high).all()
+    assert (pairs.p_delong_holm.dropna() >= pairs.p_delong.dropna()).all()
     assert (pairs.p_holm >= pairs.p_mcnemar).all() and (pairs.b + pairs.c <= pairs.n).all()
     keys = {"run_a": "baseline/naive", "run_b": "resnet_augmented", "view": "multiclass", "label": "macro"}
     row = pairs[(pairs[list(keys)] == pd.Series(keys)).all(axis=1)].iloc[0]
@@ -264,6 +265,13 @@ def test_mean_over_seeds_is_compared_with_the_influence_of_the_mean(tmp_path):
         source = tmp_path / f"resnet_standard/predictions_{split}.csv"
         (again / source.name).write_bytes(source.read_bytes())
     pd.testing.assert_series_equal(pair_with_naive(tmp_path), alone)
+
+
+def test_the_interval_over_seeds_is_the_paired_t_interval():
+    a, b = np.array([0.91, 0.90, 0.92, 0.93]), np.array([0.90, 0.90, 0.905, 0.91])
+    expected = ttest_rel(a, b).confidence_interval()
+    assert seed_interval(a, b) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(seed_interval(a, b[:3])).all() and np.isnan(seed_interval(a[:1], b[:1])).all()
 
 
 @pytest.mark.parametrize(
@@ -316,8 +324,14 @@ def test_confusion_counts_at_the_frozen_thresholds_add_up(finished):
     counts = pd.read_csv(finished / "final_results/confusion_counts.csv")
     assert (counts[["tp", "fp", "fn", "tn"]].sum(axis=1) == N).all()
     thresholds = read_json(finished / "final_results/thresholds.json", made_by="11")
-    for row in counts.itertuples():
-        assert row.threshold == pytest.approx(thresholds[row.run][row.label], abs=1e-6)
+    labels = pd.read_csv(finished / "ptbxl_test.csv")
+    folders = {run.name: run.folder for run in find_runs(finished)}
+    for row in counts.itertuples():  # what is stored calls the records that were counted
+        predicted = pd.read_csv(folders[row.run] / "predictions_test.csv")
+        called = predicted[row.label].to_numpy() >= thresholds[row.run][row.label]
+        truth = labels.set_index("ecg_id")[row.label].loc[predicted.ecg_id].to_numpy() == 1
+        assert ((called & truth).sum(), (called & ~truth).sum()) == (row.tp, row.fp), row
+        assert row.threshold == thresholds[row.run][row.label]
 
 
 def test_models_with_different_records_are_compared_on_the_common_ones(tmp_path):
@@ -447,8 +461,8 @@ def test_pairs_are_starred_by_the_test_of_the_difference_they_show_alone(finishe
     drawn = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
     pairs = pd.read_csv(finished / "final_results/pairwise.csv")
-    plots.plot_pairwise(pairs.assign(p_delong=1.0, p_holm=0.0), tmp_path / "pairwise.png")
-    plots.plot_pairwise(pairs.assign(p_delong=0.0, p_holm=1.0), tmp_path / "pairwise.png")
+    plots.plot_pairwise(pairs.assign(p_delong_holm=1.0, p_holm=0.0), tmp_path / "pairwise.png")
+    plots.plot_pairwise(pairs.assign(p_delong_holm=0.0, p_holm=1.0), tmp_path / "pairwise.png")
     none, all_ = ([text.get_text() for axis in figure.axes for text in axis.texts] for figure in drawn)
     assert not any("*" in text or "†" in text for text in none)
     assert all(text.endswith("*") for text in all_) and len(all_) == len(none) == 2 * 6
