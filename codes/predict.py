@@ -1,6 +1,6 @@
 """Classify recordings: WFDB records, or folders of them, in; probabilities of the five superclasses out.
 
-Any gain and order of leads, 50 Hz to 20 kHz, at least one window long: 2.5 s for the networks, 10 s for the baselines.
+Any gain and order of leads, 50 Hz to 20 kHz, at least one window long: networks 2.5 s, baselines and ensemble 10 s.
 What differs from PTB-XL is converted and said on standard error.
 Exit code 1: some records could not be used; 2: none was found, or the model is missing. Not a medical device.
 
@@ -76,7 +76,7 @@ def predict_files(
     for problem in problems:
         complain(problem)
 
-    root = os.path.commonpath([path.absolute().parent for path in paths])  # pictures keep the folders below it
+    root = os.path.commonpath([path.resolve().parent for path in paths])  # pictures keep the folders below it
     answers = []
     with tqdm(total=len(paths), unit="record", disable=None) as progress:  # None: only where somebody watches
         for i in range(0, len(paths), CHUNK):
@@ -85,7 +85,7 @@ def predict_files(
             for recording, probability in zip(recordings, predict_chunk(predictor, recordings), strict=True):
                 answers.append(describe(recording, probability, model))
                 if picture:
-                    file = picture if to_file else picture / f"{recording.path.absolute().relative_to(root)}.png"
+                    file = picture if to_file else picture / f"{recording.path.resolve().relative_to(root)}.png"
                     save_figure(draw(recording, probability, predictor, title=f"{recording.path.name}   {model}"), file)
             progress.update(len(tried))
     show(answers, format)

@@ -150,7 +150,8 @@ def read_wfdb(path: Path, *, checksums: bool = True) -> tuple[float, list[str], 
             values = np.where(samples == NAN_OF_FORMAT_16, np.nan, samples / UV_PER_MV)
             return header.fs, list(header.leads), ["mV"] * len(LEADS), values
     try:
-        record = wfdb.rdrecord(str(path), physical=False)
+        # wfdb takes `link/..` for nothing, where the folder that the link leads to has another parent
+        record = wfdb.rdrecord(str(path.parent.resolve() / path.name), physical=False)
         samples = record.dac() if record.n_sig else np.empty((0, 0))
     except FileNotFoundError as error:
         raise RecordError(f"{Path(error.filename or path).name} is missing") from None

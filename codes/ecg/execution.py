@@ -66,6 +66,8 @@ class Records:
         self.folders, self.decided, self.path = folders, decided, folders.artifacts / ".run_all.json"
         try:
             self.finished = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+            if not isinstance(self.finished, dict):
+                raise ValueError("not an object")
         except ValueError:
             raise UserError(f"{self.path} is damaged: delete it; every stage then runs again") from None
 

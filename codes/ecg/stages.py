@@ -83,7 +83,7 @@ def find_stages(codes: Path) -> list[Stage]:
         else:
             declared = {name: tuple(_declared(prose, name, path)) for name in ("Reads", "Writes")}
         finder = ModuleFinder([str(codes)])  # follows imports inside functions too; runs nothing
-        finder.scan_code(compile(script, path, "exec"), finder.add_module("__main__"))
+        finder.scan_code(compile(_parse(script, path), path, "exec"), finder.add_module("__main__"))
         modules = sorted(Path(module.__file__) for module in finder.modules.values() if module.__file__)
         files = [path, *modules]
         text = "".join(file.read_text(encoding="utf-8") for file in files)
@@ -97,7 +97,7 @@ def find_stages(codes: Path) -> list[Stage]:
 
 def find_flags(path: Path, codes: Path) -> dict[str, Flag]:
     """Return the fields of the dataclass that a script hands to `run(stage, Settings, __doc__)`."""
-    for node in ast.walk(_parse(path.read_text(encoding="utf-8"))) if path.suffix == ".py" else ():
+    for node in ast.walk(_parse(path.read_text(encoding="utf-8"), path)) if path.suffix == ".py" else ():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run":
             settings = node.args[1] if len(node.args) > 1 else None
             return _fields(settings.id, path, codes) if isinstance(settings, ast.Name) else {}
@@ -187,11 +187,11 @@ def _read_source(path: Path) -> tuple[str, str]:
     """Return (Python source, text with the declarations) of a script or a notebook."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        return text, ast.get_docstring(_parse(text)) or ""
+        return text, ast.get_docstring(_parse(text, path)) or ""
     cells = json.loads(text)["cells"]
     sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     lines = "\n".join(source for kind, source in sources if kind == "code").split("\n")
-    code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))  # IPython's own
+    code = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)  # IPython's own
     return code, next((source.replace("`", "") for kind, source in sources if kind == "markdown"), "")
 
 
@@ -209,12 +209,17 @@ def _declared(prose: str, name: str, path: Path) -> Iterator[str]:
 
 
 @cache
-def _parse(source: str) -> ast.Module:
-    return ast.parse(source)
+def _parse(source: str, path: Path) -> ast.Module:
+    try:
+        compile(source, path, "exec")  # finds more than the parser, such as a return outside a function
+        return ast.parse(source)
+    except SyntaxError as error:
+        where = f"line {error.lineno}" + (" of its code cells" if path.suffix == ".ipynb" else "")
+        raise UserError(f"{path}, {where}: {error.msg}: correct it and run the same command again") from None
 
 
 def _fields(name: str, path: Path, codes: Path) -> dict[str, Flag]:
-    tree = _parse(path.read_text(encoding="utf-8"))
+    tree = _parse(path.read_text(encoding="utf-8"), path)
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             fields: dict[str, Flag] = {}

@@ -224,6 +224,21 @@ def test_one_record_gives_json_and_a_picture(artifacts: Path, synthetic: Path, r
         assert picture.width > 1000
 
 
+def test_pictures_stay_in_their_folder_whatever_the_paths(
+    artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
+):
+    signal = read_recording(synthetic / record.filename_lr).signal
+    for name in ("other/a", "far/a", "here/in/a"):
+        write(tmp_path / name, signal)
+    (tmp_path / "here/link").symlink_to(tmp_path / "far")
+    here, pictures = tmp_path / "here", tmp_path / "here/pictures"
+    paths = (here / "../other/a", here / "link/a", here / "in/a")
+    done = run_predict(*paths, "--artifacts", artifacts, "--picture", pictures)
+    assert done.returncode == 0, done.stderr
+    drawn = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert drawn == {f"here/pictures/{name}.png" for name in ("other/a", "far/a", "here/in/a")}
+
+
 @pytest.mark.parametrize("seconds", [2.5, 10])
 def test_all_words_of_a_picture_stand_on_the_page(artifacts: Path, synthetic: Path, record: pd.Series, seconds: float):
     predictor = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")

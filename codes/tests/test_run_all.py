@@ -1,6 +1,7 @@
 """run_all: which stages run, why, in what order; failures, kills; and the whole demo run."""
 
 import fnmatch
+import json
 import os
 import signal
 import subprocess
@@ -384,6 +385,21 @@ def test_declaration_that_is_no_path_is_an_error(mini):
         mini.run()
 
 
+@pytest.mark.parametrize("line", ["def stage(:", "return 1"])
+def test_syntax_error_of_a_script_names_file_and_line(mini, line):
+    mini.edit("11_metrics.py", "from ecg.mini", f"{line}\nfrom ecg.mini")
+    with pytest.raises(UserError, match=r"11_metrics\.py, line 7: .*: correct it and run"):
+        mini.run()
+    assert not mini.artifacts.exists()
+
+
+def test_syntax_error_of_a_notebook_names_file_and_line(mini):
+    cells = [{"cell_type": "code", "source": ["%pylab\n", "2"]}, {"cell_type": "code", "source": ["def"]}]
+    (mini.codes / "01_eda.ipynb").write_text(json.dumps({"cells": cells}))
+    with pytest.raises(UserError, match=r"01_eda\.ipynb, line 3 of its code cells: invalid syntax"):
+        mini.run()
+
+
 @pytest.mark.parametrize("demo", [True, False])
 def test_real_data_is_never_touched(mini, demo):
     for name in ("ptbxl_database.csv", "scp_statements.csv", "records100/1.dat"):
@@ -457,8 +473,9 @@ def test_ctrl_c_ends_the_stages_too(mini, number):
     assert not is_alive(child)
 
 
-def test_damaged_record_of_runs_says_what_to_do(finished):
-    (finished.artifacts / ".run_all.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_record_of_runs_says_what_to_do(finished, text):
+    (finished.artifacts / ".run_all.json").write_text(text)
     with pytest.raises(UserError, match="is damaged: delete it"):
         finished.run()
 
@@ -534,6 +551,7 @@ def test_demo_tables_have_the_columns_of_the_contracts(demo: Demo):
     split = "ecg_id patient_id age sex strat_fold validated_by_human filename_lr filename_hr NORM MI STTC CD HYP label"
     predictions = "ecg_id NORM MI STTC CD HYP"
     pairwise = "run_a run_b view label n b c p_mcnemar p_holm auc_a auc_b diff ci_low ci_high p_delong"
+    pairwise += " p_delong_holm seed_low seed_high"
     columns = {"ptbxl_test.csv": split, "final_results/pairwise.csv": pairwise}
     columns["final_results/metrics.csv"] = "run split view label metric value ci_low ci_high n"
     columns |= {p.relative_to(demo.artifacts): predictions for p in demo.artifacts.rglob("predictions_*.csv")}
