@@ -1,7 +1,8 @@
 """Probabilities that can be taken at their word: one temperature per run, fitted on the validation fold.
 
 A network that has seen its training records many times is too sure of itself. Dividing its logits by a temperature
-(Guo et al. 2017, section 4.2) mends that without changing the order of any two answers, so neither AUC nor arg-max.
+(Guo et al. 2017, section 4.2) mends that and leaves the arg-max as it is; multilabel also the order of any two records
+within a class, so the AUC (a softmax depends on all five logits).
 """
 
 import numpy as np

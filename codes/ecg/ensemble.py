@@ -15,7 +15,7 @@ from ecg.predictions import Run, find_runs, machine, read_labelled, write_predic
 NAME = "ensemble"
 # trees add nothing to the networks (artifacts/LOG.md), and can be read by one version of scikit-learn only
 LEFT_OUT = (NAME, "naive", "random_forest", "hist_gradient_boosting")
-EQUAL_RECORDS = 75  # the say of equal weights, in validation records; by cross-validation within folds 1-9
+EVEN = 75.0  # how strongly weights are pulled towards equal ones; by cross-validation within folds 1-9
 LEAST_WEIGHT = 0.01  # a member below it would cost time in predict.py and change nothing
 
 
@@ -79,15 +79,15 @@ def _check_that_all_see_the_same(runs: list[Run]) -> None:
 def fit_weights(labels: np.ndarray, logits: np.ndarray, task: str) -> np.ndarray:
     """Return the weights (n_models,), not negative and of sum 1, with which to blend `logits`.
 
-    `labels` (n, 5), `logits` (n_models, n, 5), of the validation fold. They have the least log loss plus
-    EQUAL_RECORDS / n times their squared distance from equal weights: on few records that of the loss alone follows
-    chance, and equal weights are hard to beat (Stock & Watson 2004, "forecast combination puzzle"); on many records
-    the loss decides. The sum is convex in the weights.
+    `labels` (n, 5), `logits` (n_models, n, 5), of the validation fold. They have the least log loss, summed over its
+    records, plus EVEN times their squared distance from equal weights: on few records the loss alone follows chance,
+    and equal weights are hard to beat (Stock & Watson 2004, "forecast combination puzzle"); on many records the loss
+    decides. The sum is convex in the weights.
     """
     n = len(logits)
-    pull = EQUAL_RECORDS / len(labels)
+    records = len(labels) if task == "multilabel" else (labels.sum(axis=1) == 1).sum()  # in the mean of the loss
     found = minimize(
-        lambda w: log_loss(labels, np.tensordot(w, logits, 1), task) + pull * ((w - 1 / n) ** 2).sum(),
+        lambda w: log_loss(labels, np.tensordot(w, logits, 1), task) + EVEN / records * ((w - 1 / n) ** 2).sum(),
         np.full(n, 1 / n),
         method="SLSQP",
         bounds=[(0, 1)] * n,

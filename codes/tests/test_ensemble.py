@@ -8,6 +8,7 @@ import pytest
 from scipy.special import expit
 
 from ecg.artifacts import UserError, read_json, write_json
+from ecg.baselines import train_baselines
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
 from ecg.data import load_signals
 from ecg.ensemble import fit_weights, write_ensemble
@@ -72,7 +73,7 @@ def test_few_records_leave_the_weights_near_equal():
 
 @pytest.fixture(scope="module")
 def trained(prepared, tmp_path_factory):
-    """Two networks, one of them with two seeds, and what 11 makes of them."""
+    """Two networks, one of them with two seeds, the baselines, and what 11 makes of them."""
     artifacts = tmp_path_factory.mktemp("ensemble")
     (artifacts / "signals").symlink_to(prepared / "signals")
     for path in prepared.glob("ptbxl_*"):
@@ -81,6 +82,8 @@ def trained(prepared, tmp_path_factory):
     train(model="xresnet1d", name="xresnet", **options)
     train(model="xresnet1d", name="xresnet", seed=1, **options)
     train(model="inception", name="inception", **options)
+    small = {"jobs": 1, "trees": 5, "boosting_rounds": 2, "kernels": 84, "logistic_c": 1e-3}
+    train_baselines(data=artifacts, artifacts=artifacts, task="multilabel", seed=0, **small)
     plots_and_metrics(data=artifacts, artifacts=artifacts, replicates=20, seed=0)
     return artifacts
 
@@ -89,10 +92,13 @@ def test_the_ensemble_is_a_run_like_any_other(trained):
     metrics = pd.read_csv(trained / "final_results/metrics.csv")
     assert "ensemble" in set(metrics.run)
     assert "ensemble" in read_json(trained / "final_results/thresholds.json", made_by="11")
-    members = read_json(trained / "ensemble/config.json", made_by="11")["members"]
+    config = read_json(trained / "ensemble/config.json", made_by="11")
+    members = config["members"]
     assert sum(members.values()) == pytest.approx(1, abs=1e-4)
-    assert set(members) <= {"xresnet_standard", "xresnet_standard/seed1", "inception_standard"}
-    assert members.get("xresnet_standard", 0) == members.get("xresnet_standard/seed1", 0), "seeds count alike"
+    rockets = {"baseline/minirocket_ridge", "baseline/minirocket_logistic"}
+    assert set(members) == {"xresnet_standard", "xresnet_standard/seed1", "inception_standard"} | rockets
+    assert members["xresnet_standard"] == members["xresnet_standard/seed1"], "seeds count alike"
+    assert config["window"] == 1000, "what its slowest member, MiniRocket, must see"
 
 
 def test_runs_of_differently_filtered_signals_are_not_blended(trained, tmp_path):
