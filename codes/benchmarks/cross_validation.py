@@ -37,7 +37,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from benchmarks.common import plot_bars, print_ratio, write_results
-from ecg.artifacts import Folders, UserError, run, write_csv
+from ecg.artifacts import Folders, UserError, check_at_least, run, write_csv
 from ecg.custom_transformers import LeadStandardizer, TimeDerivative
 from ecg.data import UV_PER_MV, Signals, available, load_signals
 from ecg.distributed import World
@@ -156,8 +156,13 @@ def cross_validate(
 ) -> None:
     if set(models) - set(SIDES) or len(models) < 2:
         raise UserError(f"--models {' '.join(models)}: give at least two of {', '.join(SIDES)}")
-    if not set(folds) <= set(range(1, TEST_FOLD)):
+    if not set() < set(folds) <= set(range(1, TEST_FOLD)):
         raise UserError(f"--folds {' '.join(map(str, folds))}: they must be among 1 to {TEST_FOLD - 1}")
+    for flag, value, least in (
+        *(("the number of --seeds", len(seeds), 1), ("--seeds", min(seeds, default=0), 0)),
+        *(("--replicates", replicates, 1), ("--epochs", 1 if epochs is None else epochs, 1)),
+    ):
+        check_at_least(flag, value, least)
     signals = load_signals(artifacts)
     table = pd.concat([available(artifacts, signals, name) for name in ("train", "val")], ignore_index=True)
     if (table.strat_fold == TEST_FOLD).any():

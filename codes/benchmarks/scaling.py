@@ -121,7 +121,7 @@ def benchmark(
 ) -> None:
     if not Path("/proc/self/status").exists():
         raise UserError("memory is measured by /proc/PID/status, which only Linux has")
-    check_at_least("each of --sizes", min(sizes), START_UP + 1)
+    check_at_least("each of --sizes", min(sizes, default=0), START_UP + 1)
     if not set() < set(train_sizes) <= set(sizes):
         raise UserError(f"--train-sizes {train_sizes} must be some of --sizes {sizes}")
     check_at_least("--repeats", repeats, 1)
