@@ -63,7 +63,7 @@ WHAT = {
     "interpretability_results/sanity_checks.*": "whether the attributions deserve belief",
     "interpretability_results/examples.csv": "which records were drawn",
     "interpretability_results/example_*.png": "a test record with its attribution as heat",
-    "benchmarks/*": "times taken by codes/benchmarks/, with hardware, versions and date",
+    "benchmarks/*": "what a script in codes/benchmarks/ measured, with hardware, versions and date",
     "eda_plots/example_*.png": "one record of a superclass",
     "eda_plots/amplitude_statistics.csv": "variance, energy and peak-to-mean ratio per class and lead",
     "eda_plots/01_eda.html": "the notebook as it ran, with all its figures",
@@ -295,7 +295,7 @@ def _pairs(pairs: pd.DataFrame | None) -> list[dict[str, str]]:
         interval = f"{row.diff:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
         entry = {"view": row.view, "a": short(row.run_a), "b": short(row.run_b), "n": row.n}
         entry |= {"only a right": row.b, "only b right": row.c, "McNemar p (Holm)": _p(row.p_holm)}
-        rows.append(entry | {"AUC a − b": interval, "DeLong p": _p(row.p_delong)})
+        rows.append(entry | {"AUC a − b": interval, "DeLong p (Holm)": _p(row.p_delong_holm)})
     return _records(pd.DataFrame(rows))
 
 
@@ -339,7 +339,7 @@ def index(artifacts: Path, stages: list[Stage]) -> str:
         "",
         "Written by `codes/14_report.py`; begin with [final_results/report.html](final_results/report.html). Not in",
         "git are what shows or lists single records (signals, tables, predictions, example ECGs, the notebook's page),",
-        "`last.pt`, the weights of further seeds (`seed*/best.pt`) and scikit-learn's models (`*.skops`).",
+        "`last.pt` and scikit-learn's models (`*.skops`).",
     ]
     folder = None
     for path in files_of(artifacts):
