@@ -12,6 +12,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 CODES = ROOT / "codes"
 
+# What `signals/meta.json` tells a network, for one that needs no signals.
+META = {
+    "fs": 100,
+    "mean": {"signal": [0.0] * 12, "derivative": [0.0] * 12},
+    "std": {"signal": [0.2] * 12, "derivative": [5.0] * 12},
+}
+
 # A pipeline small enough for a test: what is checked is that everything is there and fits together.
 TINY = ("00.records=200", "0[5-9].epochs=1", "10.epochs=1", "*.replicates=50")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import META
 from torch import nn
 from torch.nn import functional
 
@@ -12,11 +13,6 @@ from ecg.models.layers import ConcatPool
 from ecg.models.resnet1d import ResNet1D
 from ecg.models.xresnet1d import SelfAttention
 
-META = {
-    "fs": 100,
-    "mean": {"signal": [0.0] * 12, "derivative": [0.0] * 12},
-    "std": {"signal": [0.2] * 12, "derivative": [5.0] * 12},
-}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CODES, best_weights, equal
-from test_models import META
+from conftest import CODES, META, best_weights, equal
 
 from ecg.artifacts import UserError, atomic
 from ecg.distributed import World, join_world

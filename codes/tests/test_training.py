@@ -19,7 +19,7 @@ from ecg.inference import window_starts
 from ecg.labels import CLASSES, make_splits, read_split
 from ecg.metrics import macro_auc
 from ecg.models import build
-from ecg.predictions import read_labelled
+from ecg.predictions import find_runs, read_labelled
 from ecg.predictor import load_network
 from ecg.synthetic import write_ptbxl
 from ecg.training import PRESETS, Trainer, TrainingSettings, batches, load_split, train, valley
@@ -73,12 +73,48 @@ def test_a_finished_checkpoint_is_not_taken_for_a_training_on_other_labels(artif
     assert "another labels: begins anew" in output and "resumes" not in output
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
+@pytest.mark.parametrize("content", [b"", b"garbage", {"weights": 1}, [1]])
 def test_a_damaged_checkpoint_is_refused_by_name(artifacts, content):
     path = artifacts / "a_standard" / "last.pt"
     path.parent.mkdir()
-    path.write_bytes(content) if content is not None else torch.save({"weights": 1}, path)
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match=r"last\.pt is damaged.*delete"):
+        train(model="resnet1d", name="a", artifacts=artifacts, **QUICK)
+
+
+def test_a_kill_among_the_last_writes_leaves_no_run_of_two_trainings(artifacts, monkeypatch):
+    """Stage 11 would choose thresholds on one model's validation answers and measure another's test answers."""
+    train(model="resnet1d", name="a", artifacts=artifacts, **QUICK)
+    monkeypatch.setattr("ecg.training.write_validation_aucs", lambda *_: 1 / 0)  # after the predictions
+    with pytest.raises(ZeroDivisionError):
+        train(model="resnet1d", name="a", artifacts=artifacts, **QUICK | {"epochs": 1})
+    with pytest.raises(UserError, match=r"a_standard.config\.json: run the training script"):
+        find_runs(artifacts)
+
+
+def test_labels_that_give_no_auc_are_said_before_training(artifacts, capsys):
+    path = artifacts / "ptbxl_val.csv"
+    table = pd.read_csv(path)
+    table[list(CLASSES)] = 1
+    table.to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"ptbxl_val\.csv has no superclass with and without records"):
+        train(model="resnet1d", name="a", artifacts=artifacts, **QUICK)
+    assert "epoch" not in capsys.readouterr().out
+
+
+def test_a_split_without_a_usable_record_is_said_by_name(artifacts):
+    path = artifacts / "ptbxl_train.csv"
+    pd.read_csv(path).assign(label="").to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"ptbxl_train\.csv: no record can be used for --task multiclass"):
+        train(model="resnet1d", name="a", artifacts=artifacts, task="multiclass", **QUICK)
+
+
+def test_too_little_memory_on_the_gpu_is_said_with_its_cure(artifacts, monkeypatch):
+    def forward(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("ecg.models.Network.forward", forward)
+    with pytest.raises(UserError, match="lower --batch-size or --width"):
         train(model="resnet1d", name="a", artifacts=artifacts, **QUICK)
 
 
@@ -240,6 +276,7 @@ REFUSED = [
     ({"seed": -1}, "seed"),
     ({"crop_seconds": 30.0}, "crop-seconds"),
     ({"device": "tpu"}, "--device tpu"),
+    ({"device": "meta"}, "--device meta"),
 ]
 
 
