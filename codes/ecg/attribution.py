@@ -357,7 +357,7 @@ def deletion(
     def probability(records: np.ndarray) -> np.ndarray:
         where = {"window": window, "task": task, "device": next(network.parameters()).device, "overlap": False}
         microvolt = np.rint(records * UV_PER_MV).astype(np.int16)
-        answer = predict(network, microvolt, np.arange(len(records)), **where, dtype=torch.float32, batch=16)
+        answer = predict(network, microvolt, np.arange(len(records)), **where, dtype=torch.float32)
         return answer[np.arange(len(records)), target]
 
     whole = probability(millivolt)

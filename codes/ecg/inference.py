@@ -89,11 +89,12 @@ def predict(
     device: torch.device,
     dtype: torch.dtype,
     overlap: bool = True,
-    batch: int = 64,
+    batch: int = 16,
 ) -> np.ndarray:
     """Return the probabilities of records, (len(rows), 5) float32: the mean over windows of `window` samples.
 
     `microvolt` is the array of `signals.npy` or one like it, int16 (n, 12, n_samples); `rows` index its records.
+    `batch` records at a time, seven windows each: with more, a CPU is slower and needs several times the memory.
     """
     network.eval()
     starts = window_starts(microvolt.shape[-1], window, overlap)
