@@ -10,6 +10,7 @@ from ecg.artifacts import UserError
 from ecg.data import UV_PER_MV
 from ecg.labels import CLASSES
 
+AT_ONCE = 112  # windows given to a network; with more, a CPU is slower and needs several times the memory
 Precision = Literal["auto", "fp32", "bf16"]
 Task = Literal["multilabel", "multiclass"]
 
@@ -89,15 +90,14 @@ def predict(
     device: torch.device,
     dtype: torch.dtype,
     overlap: bool = True,
-    batch: int = 16,
 ) -> np.ndarray:
     """Return the probabilities of records, (len(rows), 5) float32: the mean over windows of `window` samples.
 
     `microvolt` is the array of `signals.npy` or one like it, int16 (n, 12, n_samples); `rows` index its records.
-    `batch` records at a time, seven windows each: with more, a CPU is slower and needs several times the memory.
     """
     network.eval()
     starts = window_starts(microvolt.shape[-1], window, overlap)
+    batch = max(1, AT_ONCE // len(starts))
     activation = torch.sigmoid if task == "multilabel" else lambda logits: logits.softmax(dim=-1)
     results = []
     if isinstance(microvolt, torch.Tensor):  # indexing with an array of the CPU would wait for the GPU
