@@ -276,7 +276,8 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     started = time.perf_counter()
     folder = run_folder(settings.artifacts, name, settings.seed)
     signals = load_signals(settings.artifacts)
-    crop = _crop(settings, signals, world)
+    crop = round(settings.crop_seconds * signals.fs)
+    _check(settings, signals, crop, world)
     splits = {part: load_split(settings.artifacts, signals, part, settings.task) for part in SPLITS}
     known = splits["val"].target
     if not np.isfinite(macro_auc(known, known)):
@@ -335,23 +336,21 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     )
     stamp = {"fingerprint": fingerprint, "execution": execution, "lr": lr}
     best, history = _fit(trainer, array, splits, settings, crop, folder / "last.pt", state, stamp)
-    _leave(folder, trainer, best, history, array, splits, facts)
+    _write_run(folder, trainer, best, history, array, splits, facts)
     world.say(
         f"best epoch {best['epoch']}: validation macro AUC {best['auc']:.4f}; "
         f"{time.perf_counter() - started:.0f} s; results in {folder}"
     )
 
 
-def _crop(settings: TrainingSettings, signals: Signals, world: World) -> int:
-    """Return the length of a crop in samples; raise a `UserError` if a setting is out of range."""
+def _check(settings: TrainingSettings, signals: Signals, crop: int, world: World) -> None:
+    """Raise a `UserError` if a setting is out of range."""
     least = {"epochs": 1, "batch_size": 2 * world.size, "patience": 1, "seed": 0}
     least |= {"lr": 0, "weight_decay": 0, "average": 0, "width": 0.1}
     for field, value in least.items():
         check_at_least(f"--{field.replace('_', '-')}", getattr(settings, field), value)
-    crop = round(settings.crop_seconds * signals.fs)
     if not signals.fs <= crop <= signals.array.shape[-1]:
         raise UserError(f"--crop-seconds {settings.crop_seconds} must be between 1 and the record's length")
-    return crop
 
 
 def _describe(
@@ -376,7 +375,7 @@ def _describe(
     }
 
 
-def _leave(
+def _write_run(
     folder: Path,
     trainer: Trainer,
     best: dict[str, Any],

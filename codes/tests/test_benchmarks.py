@@ -154,6 +154,7 @@ def test_inference_gives_the_probabilities_of_the_plain_way_and_their_speeds(art
         ("inference", ("--model", "lenet"), "no model in"),
         ("cross_validation", ("--models", "lenet", "minirocket"), "at least two of resnet1d"),
         ("cross_validation", ("--folds", 9, 10), "--folds 9 10: they must be among 1 to 9"),
+        ("cross_validation", ("--replicates", 0), "--replicates"),
     ],
 )
 def test_benchmarks_name_what_they_cannot_use(artifacts, name, arguments, message):

@@ -15,7 +15,7 @@ import wfdb
 
 from ecg.artifacts import ROOT, UserError
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
-from ecg.data import RecordError, available, load_signals, preprocess, read_record
+from ecg.data import RecordError, available, load_signals, preprocess, read_record, read_wfdb
 from ecg.labels import LEADS, SPLITS, make_splits, read_split
 
 DEFAULTS = {"sampling_rate": 100, "band": (0.5, 40.0), "limit_mv": 8.0, "strict": False}
@@ -271,3 +271,18 @@ def test_a_stop_between_its_files_leaves_signals_that_do_not_load(few, monkeypat
         preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"band": (5.0, 20.0)})
     with pytest.raises(UserError, match=r"meta\.json: run codes/03_preprocess\.py"):
         load_signals(artifacts)
+
+
+def test_a_path_through_a_link_is_followed_as_the_system_does(tmp_path):
+    """wfdb shortens `link/..` to nothing and would read the record beside the link."""
+    for folder, value in (("here", 1.0), ("far", 2.0)):
+        (tmp_path / folder).mkdir()
+        signal = np.full((100, 12), value)
+        options = {"fs": 100, "units": ["mV"] * 12, "sig_name": list(LEADS), "fmt": ["16"] * 12}
+        wfdb.wrsamp(
+            "a", **options, p_signal=signal, adc_gain=[200.0] * 12, baseline=[0] * 12, write_dir=tmp_path / folder
+        )
+    (tmp_path / "far/deep").mkdir()
+    (tmp_path / "here/link").symlink_to(tmp_path / "far/deep")
+    _, _, _, samples = read_wfdb(tmp_path / "here/link/../a")
+    np.testing.assert_allclose(samples, 2)
