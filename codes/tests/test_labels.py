@@ -1,32 +1,29 @@
-"""Labels and splits: their counts at full size, the same in every process, and patients that never cross."""
+"""Labels and splits: the same in every process, of every statement that is listed, and patients that never cross."""
 
-import gzip
-import json
 import os
-import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
+from made_up import statement_list, write_splits
 
-from ecg.artifacts import ROOT, UserError
+from ecg.artifacts import UserError, read_json, write_json
 from ecg.labels import (
-    CLASSES,
-    SPLIT_COLUMNS,
-    assign_split,
+    RECORD_COLUMNS,
+    SPLITS,
     make_splits,
     read_database,
+    read_records,
     read_split,
-    read_superclasses,
+    read_splits,
+    read_tables,
     single_label,
-    superclass_labels,
+    statement_table,
 )
 
-SHARED = ROOT.parent / "shared"
-FULL_TABLE = SHARED / "PTB-XL-metadata-v1.0.1.csv.gz"
-STATEMENTS = {"NORM": "NORM", "IMI": "MI", "NDT": "STTC", "LAFB": "CD", "LVH": "HYP"}
+KNOWN = pd.Index(["NORM", "IMI", "LVH", "LAFB", "SR"])
 
 
 def database(**columns) -> pd.DataFrame:
@@ -35,70 +32,81 @@ def database(**columns) -> pd.DataFrame:
     return pd.DataFrame(base | columns)
 
 
-@pytest.mark.skipif(not FULL_TABLE.exists(), reason="the metadata table of the whole of PTB-XL is not here")
-def test_the_full_table_gives_the_published_counts(tmp_path):
-    (tmp_path / "ptbxl_database.csv").write_bytes(gzip.decompress(FULL_TABLE.read_bytes()))
-    table = read_database(tmp_path)
-    labels = superclass_labels(table, read_superclasses(SHARED / "PTB-XL"))
-    assert labels.sum().to_dict() == {"NORM": 9528, "MI": 5486, "STTC": 5250, "CD": 4907, "HYP": 2655}
-    assert (~labels.any(axis=1)).sum() == 407
-    folds = [2177, 2184, 2194, 2175, 2176, 2178, 2178, 2179, 2193, 2203]
-    assert table.strat_fold.value_counts().sort_index().tolist() == folds
-    assert table.patient_id.nunique() == 18885
+# --- from the raw tables ------------------------------------------------------------------------------------------
 
 
-def test_labels_are_the_same_under_every_hash_seed(synthetic, tmp_path):
+def test_labels_are_the_same_under_every_hash_seed(tmp_path):
     """Trap 2: a label that depends on set or dict order differs between processes."""
-    data = synthetic
-    if FULL_TABLE.exists():
-        data = tmp_path
-        (data / "ptbxl_database.csv").write_bytes(gzip.decompress(FULL_TABLE.read_bytes()))
-        shutil.copy(SHARED / "PTB-XL" / "scp_statements.csv", data)
-    script = str(ROOT / "codes" / "02_split.py")
+    write_splits(tmp_path)
+    files = ("ptbxl_train.csv", "ptbxl_val.csv", "ptbxl_test.csv", "ptbxl_statements.csv", "ptbxl_splits.json")
     outputs = []
-    for hash_seed in ("0", "1", "2", "3", "42", "4711"):
+    for hash_seed in ("0", "4711"):
         artifacts = tmp_path / hash_seed
-        command = [sys.executable, script, "--data", str(data), "--artifacts", str(artifacts)]
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-        subprocess.run(command, check=True, capture_output=True, env=environment)
-        outputs.append([(artifacts / f"ptbxl_{name}.csv").read_bytes() for name in ("train", "val", "test")])
-    assert all(output == outputs[0] for output in outputs)
+        script = str(ROOT / "codes" / "02_split.py")
+        command = [sys.executable, script, "--data", str(tmp_path / "data"), "--artifacts", str(artifacts)]
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": hash_seed})
+        outputs.append([(artifacts / name).read_bytes() for name in files])
+    here = [(tmp_path / name).read_bytes() for name in files]
+    assert outputs == [here, here]
 
 
-def test_every_listed_diagnostic_code_counts_and_no_other_does():
-    table = database(scp_codes=["{'IMI': 0.0, 'LVH': 15.0, 'SR': 0.0}", "{'SR': 0.0}", "{'NORM': 100.0}"])
-    labels = superclass_labels(table, STATEMENTS)
-    assert labels.to_numpy().tolist() == [[0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
-    assert tuple(labels.columns) == CLASSES
+def test_every_listed_statement_counts_and_unknown_ones_are_counted():
+    table, unknown = statement_table(
+        database(scp_codes=["{'IMI': 0.0, 'LVH': 15.0, 'SR': 0.0}", "{'SR': 0.0, 'XYZ': 9.0}", "{'NORM': 100.0}"]),
+        KNOWN,
+    )
+    assert table[list(KNOWN)].to_numpy().tolist() == [[0, 1, 1, 0, 1], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
+    assert unknown == {"XYZ": 1}
 
 
-def test_likelihood50_drops_what_is_less_likely_or_not_stated():
-    table = database(scp_codes=["{'IMI': 0.0, 'LVH': 50.0, 'LAFB': 35.0}"])
-    assert superclass_labels(table, STATEMENTS, label_policy="likelihood50").to_numpy().tolist() == [[0, 0, 0, 0, 1]]
-
-
-def test_the_single_label_is_empty_unless_there_is_exactly_one():
-    labels = pd.DataFrame([[0, 0, 0, 0, 0], [0, 0, 0, 1, 0], [0, 1, 0, 0, 1]], columns=CLASSES)
-    assert single_label(labels).tolist() == ["", "CD", ""]
+def test_statements_of_less_than_50_percent_or_none_are_listed_as_unlikely():
+    table, _ = statement_table(database(scp_codes=["{'IMI': 0.0, 'LVH': 50.0, 'LAFB': 35.0}", "{}"]), KNOWN)
+    assert table.unlikely.tolist() == ["IMI LAFB", ""]
 
 
 def test_scp_codes_are_parsed_not_evaluated():
-    table = database(scp_codes=["__import__('os').abort()"])
     with pytest.raises(UserError, match=r"scp_codes of ecg_id 1"):
-        superclass_labels(table, STATEMENTS)
+        statement_table(database(scp_codes=["__import__('os').abort()"]), KNOWN)
+
+
+def test_the_single_label_is_empty_unless_there_is_exactly_one():
+    labels = pd.DataFrame([[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]], columns=list("abcd"))
+    assert single_label(labels).tolist() == ["", "c", ""]
+
+
+@pytest.mark.parametrize(
+    ("damage", "field"),
+    [
+        (lambda table: table.drop(columns="scp_codes"), "scp_codes"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "ecg_id 1 "),
+        (lambda table: table.assign(patient_id=None), "patient_id"),
+        (lambda table: table.assign(validated_by_human="maybe"), "maybe"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_file_and_field(tmp_path, damage, field):
+    path = write_splits(tmp_path) / "data" / "ptbxl_database.csv"
+    damage(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(UserError, match=rf"ptbxl_database\.csv.*{field}"):
+        read_database(tmp_path / "data")
+
+
+# --- splits -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["folds", "validated"])
 def test_patients_never_cross_splits(ptbxl, tmp_path, split):
-    make_splits(data=ptbxl, artifacts=tmp_path, split=split, label_policy="any")
-    parts = {name: read_split(tmp_path, name) for name in ("train", "val", "test")}
-    patients = {name: set(part.patient_id) for name, part in parts.items()}
-    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert not patients[a] & patients[b]
-    for part in parts.values():
-        assert tuple(part.columns) == SPLIT_COLUMNS
-        assert part[list(CLASSES)].any(axis=1).all()
-        assert ((part.label == "") == (part[list(CLASSES)].sum(axis=1) != 1)).all()
+    make_splits(data=ptbxl, artifacts=tmp_path, split=split)
+    tasks = read_splits(tmp_path).tasks
+    tables = read_tables(tmp_path, SPLITS, tasks.values())
+    for task in tasks.values():
+        parts = {name: tables[task.name, name] for name in SPLITS}
+        patients = {name: set(part.patient_id) for name, part in parts.items()}
+        for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+            assert not patients[a] & patients[b]
+        for part in parts.values():
+            assert tuple(part.columns) == (*RECORD_COLUMNS, *task.classes, "label")
+            assert part[list(task.classes)].any(axis=1).all()
+            assert ((part.label == "") == (part[list(task.classes)].sum(axis=1) != 1)).all()
     if split == "folds":
         assert set(parts["train"].strat_fold) == set(range(1, 9))
         assert set(parts["val"].strat_fold) == {9}
@@ -107,55 +115,73 @@ def test_patients_never_cross_splits(ptbxl, tmp_path, split):
         assert parts["val"].validated_by_human.all() and parts["test"].validated_by_human.all()
 
 
-def test_shuffled_labels_keep_their_counts_and_leave_their_records(ptbxl, tmp_path):
-    tables = []
-    for shuffle in (False, True):
-        options = {"split": "folds", "label_policy": "any", "shuffle_labels": shuffle}
-        make_splits(data=ptbxl, artifacts=tmp_path / str(shuffle), **options)
-        tables.append(pd.concat([read_split(tmp_path / str(shuffle), name) for name in ("train", "val", "test")]))
-    plain, shuffled = (t.set_index("ecg_id")[list(CLASSES)] for t in tables)
-    assert plain.sum().to_dict() == shuffled.sum().to_dict()
-    both = plain.index.intersection(shuffled.index)
-    assert 0.1 < (plain.loc[both] == shuffled.loc[both]).all(axis=1).mean() < 0.6
+def test_shuffled_labels_keep_their_counts_and_leave_their_records(tmp_path):
+    plain = read_records(write_splits(tmp_path)).set_index("ecg_id")
+    make_splits(data=tmp_path / "data", artifacts=tmp_path / "shuffled", shuffle_labels=True)
+    shuffled = read_records(tmp_path / "shuffled").set_index("ecg_id")
+    names = list(statement_list().index)
+    assert plain[names].sum().to_dict() == shuffled[names].sum().to_dict()
+    assert (plain.patient_id == shuffled.patient_id).all()
+    assert (plain[names] == shuffled[names]).all(axis=1).mean() < 0.6
+    assert read_splits(tmp_path / "shuffled").shuffle_labels
 
 
-def test_a_patient_in_two_folds_is_refused():
-    table = database(patient_id=[7, 7], strat_fold=[1, 10])
-    with pytest.raises(UserError, match="patient 7"):
-        assign_split(table)
+# --- what 02 leaves -----------------------------------------------------------------------------------------------
 
 
-def test_the_validated_split_does_not_depend_on_the_order_of_the_table():
-    rng = np.random.default_rng(0)
-    table = database(patient_id=np.arange(200), validated_by_human=rng.random(200) < 0.7)
-    shuffled = table.sample(frac=1, random_state=1)
-    pd.testing.assert_series_equal(
-        assign_split(table, split="validated"), assign_split(shuffled, split="validated").sort_index()
-    )
+def test_the_first_task_has_its_columns_in_the_split_tables_and_runs_may_name_any_other(tmp_path):
+    own = tmp_path / "blocks.csv"
+    own.write_text("statement,class\nD0,early\nD1,late\nF0,late\n", encoding="utf-8")
+    splits = read_splits(write_splits(tmp_path, labels=("form", str(own))))
+    others = ["superdiagnostic", "subdiagnostic", "diagnostic", "rhythm", "all"]
+    assert list(splits.tasks) == ["form", "blocks", *others] and splits.first.name == "form"
+    assert splits.task("") is splits.first and splits.task("blocks").classes == ("early", "late")
+    assert tuple(pd.read_csv(tmp_path / "ptbxl_val.csv").columns) == (*RECORD_COLUMNS, *splits.first.classes, "label")
+    with pytest.raises(UserError, match="no_such_task"):
+        splits.task("no_such_task")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda t: t.drop(columns="scp_codes"), "scp_codes"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "twice"),
-        (lambda t: t.assign(patient_id=None), "patient_id"),
-    ],
-)
-def test_a_damaged_table_is_refused_by_file_and_field(ptbxl, tmp_path, damage, message):
-    table = pd.read_csv(ptbxl / "ptbxl_database.csv", low_memory=False).head(20)
-    damage(table).to_csv(tmp_path / "ptbxl_database.csv", index=False)
-    with pytest.raises(UserError, match=rf"ptbxl_database\.csv.*{message}"):
-        read_database(tmp_path)
+def test_the_tables_of_a_task_are_the_same_whether_it_is_the_first_or_not(tmp_path):
+    write_splits(tmp_path)
+    make_splits(data=tmp_path / "data", artifacts=tmp_path / "form", labels=("form",))
+    task = read_splits(tmp_path).task("form")
+    for name in SPLITS:
+        as_first, as_other = read_split(tmp_path / "form", name), read_split(tmp_path, name, task)
+        pd.testing.assert_frame_equal(as_first, as_other, check_dtype=False)
+    assert read_splits(tmp_path).labels_sha256 == read_splits(tmp_path / "form").labels_sha256
 
 
-def test_an_unknown_superclass_is_refused(tmp_path):
-    (tmp_path / "scp_statements.csv").write_text(",diagnostic,diagnostic_class\nXYZ,1.0,OTHER\n")
-    with pytest.raises(UserError, match=r"scp_statements\.csv.*XYZ"):
-        read_superclasses(tmp_path)
+def test_several_tables_at_once_are_those_read_one_by_one_and_each_file_is_read_once(tmp_path, monkeypatch):
+    tasks = read_splits(write_splits(tmp_path)).tasks.values()
+    expected = {(task.name, name): read_split(tmp_path, name, task) for task in tasks for name in ("val", "test")}
+    read, original = [], pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda path, **options: (read.append(path), original(path, **options))[1])
+    tables = read_tables(tmp_path, ("val", "test"), tasks)
+    assert len(read) == len(set(read)) == 3
+    assert tables.keys() == expected.keys()
+    for key, table in tables.items():
+        pd.testing.assert_frame_equal(table, expected[key])
 
 
-def test_class_order_in_the_files_is_the_one_of_the_package(demo):
-    """Trap 1: the order is typed once; every artifact states it."""
-    configs = [json.loads(path.read_text()) for path in demo.artifacts.glob("**/config.json")]
-    assert configs and all(config["classes"] == list(CLASSES) for config in configs)
+@pytest.mark.parametrize("labels", [(), ("superdiagnostics",), ("form", "form")])
+def test_labels_that_name_no_task_or_one_twice_are_refused(tmp_path, labels):
+    with pytest.raises(UserError, match="--labels"):
+        write_splits(tmp_path, labels=labels)
+
+
+@pytest.mark.parametrize("name", ["ptbxl_test.csv", "ptbxl_statements.csv"])
+def test_a_record_twice_in_a_table_is_refused(tmp_path, name):
+    path = write_splits(tmp_path) / name
+    table = pd.read_csv(path)
+    pd.concat([table, table.iloc[-1:]]).to_csv(path, index=False)
+    with pytest.raises(UserError, match=rf"{name}.*ecg_id {table.ecg_id.iloc[-1]} appears twice"):
+        read_tables(tmp_path, ("test",), read_splits(tmp_path).tasks.values())
+
+
+def test_a_splits_file_of_an_older_version_says_to_run_02(tmp_path):
+    path = write_splits(tmp_path) / "ptbxl_splits.json"
+    facts = read_json(path, made_by="02")
+    del facts["tasks"]
+    write_json(facts, path)
+    with pytest.raises(UserError, match=r"ptbxl_splits\.json.*02_split"):
+        read_splits(tmp_path)
