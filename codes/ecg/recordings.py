@@ -1,6 +1,6 @@
 """Recordings of any device in WFDB format: found, checked and brought to twelve leads in millivolts.
 
-Unlike `ecg.data`, which reads PTB-XL and nothing else, this takes what people bring: any sampling rate, length, gain,
+Unlike stage 03, which reads PTB-XL and nothing else, this takes what people bring: any sampling rate, length, gain,
 unit, order and spelling of leads.
 """
 
@@ -11,13 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ecg.data import RecordError, read_wfdb
-from ecg.labels import LEADS
+from ecg.formats.wfdb import RecordError, read_wfdb
+from ecg.leads import FROM_I_II, LEADS, LIMB_LEADS
 
 MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}  # both Unicode signs for micro
-LIMB_LEADS = LEADS[:6]
-# as combinations of I and II (Einthoven, Goldberger): rows in the order of LIMB_LEADS
-FROM_I_II = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
 PLAUSIBLE_STD = (0.01, 5.0)  # mV; a 12-lead ECG's median lead has 0.1 to 0.3
 PLAUSIBLE_FS = (50, 20_000)  # Hz
 EINTHOVEN = 0.1  # how much of lead II the sum I + III may miss; noise and rounding are far below
@@ -75,7 +72,7 @@ def read_recording(path: Path, *, checksums: bool = True) -> Recording:
         if lead is None:
             continue  # respiration, Frank leads and the like
         if lead in leads:
-            raise RecordError(f"lead {lead} stands in it twice")
+            raise RecordError(f"lead {lead} appears twice")
         if unit.strip().lower() not in MV_PER_UNIT:
             raise RecordError(f"lead {lead} is in {unit!r}, expected mV, uV or V")
         invalid = np.flatnonzero(~np.isfinite(values))

@@ -1,12 +1,14 @@
 """`predict.py` on what people bring: other rates, gains, orders of leads, folders, and files that are broken."""
 
+import contextlib
 import io
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,37 +16,52 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
+from conftest import share_inputs, task_of_size
+from matplotlib.figure import Figure
 from PIL import Image
 
-from ecg.artifacts import UserError, write_json
-from ecg.data import RecordError, load_signals, preprocess
-from ecg.inference import predict
-from ecg.labels import CLASSES, LEADS, make_splits, read_split
+from ecg.artifacts import UserError, read_json, write_json
+from ecg.formats.wfdb import RecordError
+from ecg.inference import network_probability
+from ecg.labels import read_split, read_splits
+from ecg.leads import LEADS
 from ecg.models import build
-from ecg.predictor import load_run, resample
+from ecg.plan import find_flags
 from ecg.recordings import find_recordings, lead_name, read_recording
-from ecg.stages import find_flags
-from predict import draw, load_model
+from ecg.signals import load_signals
+from ecg.stored_run import load_run, resample
+from ecg.tasks import Task
+from predict import MOST_BARS, draw, load_model
 
 PREDICT = Path(__file__).resolve().parents[1] / "predict.py"
 WINDOW = 250
 
 
-@pytest.fixture(scope="module")
-def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Preprocessed synthetic records and, as the default model, a network with random but decided weights."""
-    folder = tmp_path_factory.mktemp("predict")
-    make_splits(data=synthetic, artifacts=folder, split="folds", label_policy="any")
-    preprocess(data=synthetic, artifacts=folder, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=True)
-    signals = load_signals(folder)
+def write_network(folder: Path, task: Task, signals: dict) -> None:
+    """Leave a run folder with a network of random but decided weights."""
     torch.manual_seed(0)
-    network = build("resnet1d", signals.meta)
+    network = build("resnet1d", signals, n_classes=len(task), width=0.25)
     with torch.no_grad():
         network.body[-1][-1].weight.mul_(10)  # answers that differ from record to record
-    torch.save({"weights": network.state_dict()}, _made(folder / "resnet_standard") / "best.pt")
-    config = {"model": "resnet1d", "task": "multilabel", "derivatives": True, "window": WINDOW, "temperature": 1.0}
-    config |= {"classes": CLASSES, "leads": LEADS, "signals": signals.meta}
-    write_json(config, folder / "resnet_standard" / "config.json")
+    torch.save({"weights": network.state_dict()}, _made(folder) / "best.pt")
+    config = {
+        "model": "resnet1d",
+        "task": task.to_json(),
+        "objective": "multilabel",
+        "labels_sha256": "",
+        "settings": {"width": 0.25},
+        "signals": signals,
+        "window": WINDOW,
+        "temperature": 1.0,
+    }
+    write_json(config, folder / "config.json")
+
+
+@pytest.fixture(scope="module")
+def artifacts(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preprocessed synthetic records and, as the default model, a network that was not trained."""
+    folder = share_inputs(prepared, tmp_path_factory.mktemp("predict"))
+    write_network(folder / "resnet_standard", read_splits(folder).first, load_signals(folder).meta)
     return folder
 
 
@@ -54,7 +71,7 @@ def _made(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def record(synthetic: Path, artifacts: Path) -> pd.Series:
+def record(artifacts: Path) -> pd.Series:
     return read_split(artifacts, "test").iloc[0]
 
 
@@ -66,18 +83,56 @@ def write(path: Path, signal: np.ndarray, *, fs: float = 100, leads: tuple = LEA
     return path
 
 
-def run_predict(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, PREDICT, *map(str, words)], capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True)
+class Done:
+    """What the script left: its exit code and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_predict(*words: object) -> Done:
+    """Call the script as on a command line, but in this process, which has imported PyTorch already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", [str(PREDICT), *map(str, words)])
+        try:
+            runpy.run_path(str(PREDICT), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def test_it_is_a_script_of_its_own_that_runs_from_any_folder(
+    artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
+):
+    words = [synthetic / record.filename_lr, "--artifacts", artifacts, "--format", "csv"]
+    command = [sys.executable, str(PREDICT), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run_predict(*words).stdout and len(done.stdout.splitlines()) == 2
 
 
 def test_a_stored_network_answers_raw_files_as_it_did_in_training(artifacts: Path, synthetic: Path):
     """From the WFDB file through our own reading and filtering, against the array that training predicts from."""
     signals, table = load_signals(artifacts), read_split(artifacts, "test").head(5)
     run = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
-    network = build("resnet1d", signals.meta)
+    network = build("resnet1d", signals.meta, n_classes=len(run.task), width=0.25)
     network.load_state_dict(torch.load(artifacts / "resnet_standard/best.pt", weights_only=True)["weights"])
-    where = {"window": WINDOW, "task": "multilabel", "device": torch.device("cpu"), "dtype": torch.float32}
-    expected = predict(network, signals.array, signals.rows(table.ecg_id.to_numpy()), **where)
+    expected = network_probability(
+        network,
+        signals.array,
+        signals.rows(table.ecg_id.to_numpy()),
+        window=WINDOW,
+        objective="multilabel",
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
     raw = np.stack([read_recording(synthetic / name).signal for name in table.filename_lr])
     np.testing.assert_allclose(run.predict(raw, 100), expected, atol=1e-5)
     assert expected.std(axis=0).max() > 0.05
@@ -113,8 +168,8 @@ def test_resampling_lets_nothing_above_the_new_limit_through():
 def test_a_long_recording_is_the_mean_over_its_windows_and_a_short_one_is_refused(artifacts: Path):
     run = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
     prepared = load_signals(artifacts).array[:2]
-    parts = [run.predict_prepared(prepared[:, :, s : s + WINDOW]) for s in range(0, 751, 125)]
-    np.testing.assert_allclose(run.predict_prepared(prepared), np.mean(parts, axis=0), atol=1e-5)
+    parts = [run.predict_microvolt(prepared[:, :, s : s + WINDOW]) for s in range(0, 751, 125)]
+    np.testing.assert_allclose(run.predict_microvolt(prepared), np.mean(parts, axis=0), atol=1e-5)
     with pytest.raises(ValueError, match=r"2\.00 s long, the model needs at least 2\.5 s"):
         run.predict(np.zeros((1, 12, 1000)), 500)
 
@@ -128,22 +183,34 @@ def test_limb_leads_follow_from_any_two_of_them(synthetic: Path, record: pd.Seri
         assert f"computed from {', '.join(kept)}" in partial.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "lead"),
-    [
-        *(("AVR", "aVR"), ("avl", "aVL"), ("Lead II", "II"), ("ECG_V1", "V1"), ("DIII", "III"), ("v 6", "V6")),
-        *(
-            ("Lead-I", "I"),
-            ("I.", "I"),
-            ("V1-REF", "V1"),
-            ("ECG_Lead: aVF", "aVF"),
-            ("D II", "II"),
-            ("ekg.v2 ref", "V2"),
-        ),
-        *(("-aVR", None), ("Lead -aVR", None), ("ECG_-aVR", None), ("I-II", None), ("I II", None), ("V1-V2", None)),
-        *(("MLII", None), ("resp", None), ("V7", None), ("ref", None), ("", None)),
-    ],
-)
+KNOWN_AS = {
+    "AVR": "aVR",
+    "avl": "aVL",
+    "Lead II": "II",
+    "ECG_V1": "V1",
+    "DIII": "III",
+    "v 6": "V6",
+    "Lead-I": "I",
+    "I.": "I",
+    "V1-REF": "V1",
+    "ECG_Lead: aVF": "aVF",
+    "D II": "II",
+    "ekg.v2 ref": "V2",
+    "-aVR": None,
+    "Lead -aVR": None,
+    "ECG_-aVR": None,
+    "I-II": None,
+    "I II": None,
+    "V1-V2": None,
+    "MLII": None,
+    "resp": None,
+    "V7": None,
+    "ref": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize(("name", "lead"), KNOWN_AS.items())
 def test_leads_are_known_by_their_usual_names_only(name: str, lead: str | None):
     assert lead_name(name) == lead
 
@@ -218,7 +285,7 @@ def test_one_record_gives_json_and_a_picture(artifacts: Path, synthetic: Path, r
     done = run_predict(path, "--artifacts", artifacts, "--format", "json", "--picture", tmp_path / "ecg.png")
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout)
-    assert answer["record"] == str(path) and answer["fs"] == 500 and list(answer["probabilities"]) == list(CLASSES)
+    assert answer["record"] == str(path) and answer["fs"] == 500 and answer["task"] == "superdiagnostic"
     assert all(0 <= p <= 1 for p in answer["probabilities"].values())
     with Image.open(tmp_path / "ecg.png") as picture:
         assert picture.width > 1000
@@ -239,21 +306,53 @@ def test_pictures_stay_in_their_folder_whatever_the_paths(
     assert drawn == {f"here/pictures/{name}.png" for name in ("other/a", "far/a", "here/in/a")}
 
 
+# --- pictures and tasks -----------------------------------------------------------------------------------------------
+
+
+def words_outside(figure: Figure) -> list[str]:
+    """Return the words that do not lie on the page as a whole."""
+    words = [*figure.texts, *figure.axes[-1].texts, *figure.axes[-1].get_yticklabels()]
+    boxes = {text.get_text(): text.get_window_extent() for text in words}
+    return [
+        word
+        for word, box in boxes.items()
+        if box.x0 <= 0 or box.y0 <= 0 or box.x1 >= figure.bbox.width or box.y1 >= figure.bbox.height
+    ]
+
+
 @pytest.mark.parametrize("seconds", [2.5, 10])
-def test_all_words_of_a_picture_stand_on_the_page(artifacts: Path, synthetic: Path, record: pd.Series, seconds: float):
-    predictor = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
+def test_all_words_of_a_picture_are_on_the_page(artifacts: Path, synthetic: Path, record: pd.Series, seconds: float):
+    stored = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
     whole = read_recording(synthetic / record.filename_lr)
     recording = replace(whole, signal=whole.signal[:, : round(seconds * whole.fs)])
-    figure = draw(recording, np.ones(len(CLASSES)), predictor, title="a_long_name" * 20)
+    figure = draw(recording, np.ones(len(stored.task)), stored, title="a_long_name" * 20)
     figure.draw_without_rendering()
     paper, bars = figure.axes
-    words = [*figure.texts, *bars.texts, *bars.get_yticklabels()]
-    assert len(words) == 2 + 2 * len(CLASSES)
-    for text in words:
-        box = text.get_window_extent()
-        inside = box.x0 > 0 and box.y0 > 0 and box.x1 < figure.bbox.width and box.y1 < figure.bbox.height
-        assert inside, text.get_text()
-    assert paper.bbox.y0 > max(text.get_window_extent().y1 for text in words[2:])
+    assert words_outside(figure) == []
+    below = [text.get_window_extent().y1 for text in (*bars.texts, *bars.get_yticklabels())]
+    assert len(below) == 2 * len(stored.task) and paper.bbox.y0 > max(below)
+
+
+@pytest.mark.parametrize("n_classes", [1, 3, 12, 71])
+def test_a_run_answers_with_its_own_classes_however_many(
+    artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path, n_classes: int
+):
+    task = task_of_size(n_classes)
+    write_network(tmp_path / "mine", task, load_signals(artifacts).meta)
+    done = run_predict(synthetic / record.filename_lr, "--artifacts", tmp_path, "--model", "mine", "--format", "json")
+    (answer,) = json.loads(done.stdout)
+    assert answer["task"] == task.name and tuple(answer["probabilities"]) == task.classes
+
+    stored = load_run(tmp_path / "mine", device="cpu", precision="fp32")
+    probability = np.random.default_rng(0).random(n_classes)
+    figure = draw(read_recording(synthetic / record.filename_lr), probability, stored, title="mine")
+    figure.draw_without_rendering()
+    drawn = [text.get_text() for text in figure.axes[-1].get_yticklabels()]
+    expected = list(range(n_classes)) if n_classes <= MOST_BARS else np.argsort(-probability)[:MOST_BARS].tolist()
+    assert drawn == [f"{task.long_names[i]} ({task.classes[i]})" for i in expected]
+    shown = [float(text.get_text().rstrip("%")) / 100 for text in figure.axes[-1].texts]
+    np.testing.assert_allclose(shown, probability[expected], atol=0.001)
+    assert words_outside(figure) == []
 
 
 def test_nothing_to_predict_is_exit_code_2(tmp_path: Path):
@@ -264,7 +363,7 @@ def test_nothing_to_predict_is_exit_code_2(tmp_path: Path):
 def test_a_missing_or_damaged_model_is_an_error_that_says_what_to_do(artifacts: Path, tmp_path: Path):
     shutil.copytree(artifacts / "resnet_standard", tmp_path / "run")
     (tmp_path / "run/best.pt").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"best\.pt does not hold the weights of resnet1d"):
+    with pytest.raises(UserError, match=r"best\.pt is damaged"):
         load_run(tmp_path / "run")
     (tmp_path / "run/best.pt").unlink()
     with pytest.raises(UserError, match=r"needs .*best\.pt: run"):
@@ -292,15 +391,20 @@ def test_a_run_without_its_weights_is_an_error_that_says_so(artifacts: Path, tmp
 
 
 def test_models_that_the_help_names_have_their_weights_in_git():
-    text = find_flags(PREDICT, PREDICT.parent)["model"].help
-    named = re.findall(r"\w+_\w+(?:/\w+)?|baseline/\w+", text)
-    ignored = subprocess.run(
-        ["git", "check-ignore", *(f"artifacts/{name}/best.pt" for name in named)],
-        **{"cwd": PREDICT.parents[1], "capture_output": True, "text": True},
-    )
-    if ignored.returncode == 128:
+    root = PREDICT.parents[1]
+    named = re.findall(r"ensemble|\w+_\w+(?:/\w+)?", find_flags(PREDICT, PREDICT.parent)["model"].help)
+    done = subprocess.run(["git", "ls-files", "artifacts"], cwd=root, capture_output=True, text=True)
+    if done.returncode != 0:
         pytest.skip("not a git repository")
-    assert len(named) == 3 and ignored.stdout == ""
+    tracked = set(done.stdout.split())
+    assert len(named) >= 3
+    for name in named:
+        assert f"artifacts/{name}/config.json" in tracked, name
+        config = read_json(root / "artifacts" / name / "config.json", made_by="its script")
+        for run in config.get("members", [name]):
+            assert any(path.startswith((f"artifacts/{run}/best.pt", f"artifacts/{run}/model.")) for path in tracked), (
+                run
+            )
 
 
 def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series):

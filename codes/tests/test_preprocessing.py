@@ -1,6 +1,5 @@
-"""Reading, rejecting and storing records."""
+"""Stage 03: records are read, checked, filtered and stored; nothing is learned from validation and test records."""
 
-import json
 import os
 import re
 import shutil
@@ -15,10 +14,9 @@ import wfdb
 
 from ecg.artifacts import ROOT, UserError
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
-from ecg.data import RecordError, available, load_signals, preprocess, read_record, read_wfdb
-from ecg.labels import LEADS, SPLITS, make_splits, read_split
-
-DEFAULTS = {"sampling_rate": 100, "band": (0.5, 40.0), "limit_mv": 8.0, "strict": False}
+from ecg.labels import make_splits, read_records
+from ecg.preprocessing import preprocess, widest_band
+from ecg.signals import load_signals
 
 
 @pytest.fixture
@@ -26,33 +24,19 @@ def few(synthetic, tmp_path) -> tuple[Path, Path]:
     """A copy of a small PTB-XL that may be damaged, and an artifacts folder with its splits."""
     data, artifacts = tmp_path / "data", tmp_path / "artifacts"
     shutil.copytree(synthetic, data, ignore=shutil.ignore_patterns("records500"))
-    make_splits(data=data, artifacts=artifacts, split="folds", label_policy="any")
+    make_splits(data=data, artifacts=artifacts)
     return data, artifacts
 
 
+def of_split(artifacts: Path, split: str) -> pd.DataFrame:
+    """Return all records of a split, with a class of the first task or without."""
+    records = read_records(artifacts)
+    return records[records.split == split]
+
+
 def path_of(data: Path, artifacts: Path, row: int) -> tuple[int, Path]:
-    record = read_split(artifacts, "train").iloc[row]
+    record = of_split(artifacts, "train").iloc[row]
     return record.ecg_id, data / record.filename_lr
-
-
-@pytest.mark.parametrize(("rate", "column"), [(100, "filename_lr"), (500, "filename_hr")])
-def test_the_fast_reader_gives_the_integers_of_wfdb(ptbxl, rate, column):
-    table = pd.read_csv(ptbxl / "ptbxl_database.csv", low_memory=False)
-    files = [ptbxl / name for name in table[column] if (ptbxl / f"{name}.hea").exists()][:40]
-    assert files
-    for file in files:
-        expected = wfdb.rdrecord(str(file), physical=False).d_signal
-        np.testing.assert_array_equal(read_record(file, fs=rate, n_samples=10 * rate), expected)
-
-
-def test_other_formats_and_gains_are_read_by_wfdb_to_the_same_millivolts(tmp_path):
-    millivolt = np.random.default_rng(0).normal(size=(1000, 12)).round(2)
-    wfdb.wrsamp(
-        "other", fs=100, units=["mV"] * 12, sig_name=list(LEADS), p_signal=millivolt, fmt=["212"] * 12,
-        adc_gain=[200.0] * 12, baseline=[5] * 12, write_dir=str(tmp_path),
-    )  # fmt: skip
-    read = read_record(tmp_path / "other", fs=100, n_samples=1000)
-    np.testing.assert_allclose(read / 1000, millivolt, atol=0.5 / 200 + 1e-3)
 
 
 def damage_missing(path: Path) -> None:
@@ -136,16 +120,14 @@ def test_unusable_records_are_listed_with_their_reason_and_the_others_kept(few):
         ecg_id, path = path_of(data, artifacts, row)
         damage(path)
         damaged[ecg_id] = reason
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
     rejected = pd.read_csv(artifacts / "signals" / "rejected.csv").set_index("ecg_id")
     assert set(rejected.index) == set(damaged)
     for ecg_id, reason in damaged.items():
         assert pd.Series([rejected.reason[ecg_id]]).str.contains(reason).all(), rejected.reason[ecg_id]
     signals = load_signals(artifacts)
-    total = sum(len(read_split(artifacts, name)) for name in SPLITS)
-    assert len(signals.ecg_id) == len(signals.array) == total - len(damaged)
+    assert len(signals.ecg_id) == len(signals.array) == len(read_records(artifacts)) - len(damaged)
     assert not set(signals.ecg_id) & set(damaged)
-    assert not set(available(artifacts, signals, "train").ecg_id) & set(damaged)
     assert (np.abs(signals.array).max(axis=(1, 2)) > 0).all(), "no row was left empty"
     with pytest.raises(UserError, match=r"run codes/03_preprocess\.py"):
         signals.rows(np.asarray([next(iter(damaged))]))
@@ -156,16 +138,16 @@ def test_strict_makes_an_unusable_record_fatal_and_leaves_no_array(few):
     _, path = path_of(data, artifacts, 3)
     damage_truncated(path)
     with pytest.raises(UserError, match=rf"{path.name}.*--strict"):
-        preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"strict": True})
+        preprocess(data=data, artifacts=artifacts, strict=True)
     assert not list((artifacts / "signals").glob("*"))
 
 
 def test_stored_signals_are_the_filtered_records_by_ecg_id(few):
     data, artifacts = few
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
     signals = load_signals(artifacts)
-    for name in SPLITS:
-        record = read_split(artifacts, name).iloc[-1]
+    for name in ("train", "val", "test"):
+        record = of_split(artifacts, name).iloc[-1]
         raw = wfdb.rdrecord(str(data / record.filename_lr)).p_signal.T[None]
         expected = AmplitudeLimit(8.0).fit_transform(BandPass(0.5, 40, 3, 100).fit_transform(raw))
         np.testing.assert_allclose(signals.millivolt([record.ecg_id]), expected, atol=0.0011)
@@ -173,16 +155,16 @@ def test_stored_signals_are_the_filtered_records_by_ecg_id(few):
 
 def test_standardisation_is_fitted_on_the_training_records_alone(few):
     data, artifacts = few
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
     meta = load_signals(artifacts).meta
     for name in ("val", "test"):  # another val and test must change nothing
-        for record in read_split(artifacts, name).filename_lr:
+        for record in of_split(artifacts, name).filename_lr:
             rewrite(data / record, lambda samples: np.multiply(samples, 3, out=samples))
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
     signals = load_signals(artifacts)
     assert signals.meta["source_sha256"] != meta["source_sha256"]
     assert (signals.meta["mean"], signals.meta["std"]) == (meta["mean"], meta["std"])
-    train = signals.millivolt(read_split(artifacts, "train").ecg_id.to_numpy())
+    train = signals.millivolt(of_split(artifacts, "train").ecg_id.to_numpy())
     np.testing.assert_allclose(meta["std"]["signal"], LeadStandardizer().fit(train).scale_, rtol=1e-3)
     derived = TimeDerivative(fs=100).fit_transform(train)
     np.testing.assert_allclose(meta["std"]["derivative"], LeadStandardizer().fit(derived).scale_, rtol=1e-2)
@@ -190,99 +172,87 @@ def test_standardisation_is_fitted_on_the_training_records_alone(few):
 
 def test_preprocessing_gives_the_same_bytes_with_any_number_of_threads(few, monkeypatch):
     data, artifacts = few
-    monkeypatch.setattr("ecg.data.CHUNK", 7)
+    monkeypatch.setattr("ecg.preprocessing.CHUNK", 7)
     for row in range(10):  # the whole first chunk is unusable
         damage_truncated(path_of(data, artifacts, row)[1])
     made = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr("ecg.data.cores", lambda threads=threads: threads)
-        preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+        monkeypatch.setattr("ecg.preprocessing.cores", lambda threads=threads: threads)
+        preprocess(data=data, artifacts=artifacts)
         made.append({path.name: path.read_bytes() for path in (artifacts / "signals").iterdir()})
     assert made[0] == made[1] == made[2]
     assert set(made[0]) == {"signals.npy", "records.csv", "rejected.csv", "meta.json"}
     signals = load_signals(artifacts)
-    assert len(signals.array) == sum(len(read_split(artifacts, name)) for name in SPLITS) - 10
+    assert len(signals.array) == len(read_records(artifacts)) - 10
 
 
 def test_raw_data_are_only_read(few):
     data, artifacts = few
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
 
 
-def test_both_sampling_rates_can_be_chosen(synthetic, tmp_path):
-    make_splits(data=synthetic, artifacts=tmp_path, split="folds", label_policy="any")
-    preprocess(data=synthetic, artifacts=tmp_path, **DEFAULTS | {"sampling_rate": 500})
+def test_both_sampling_rates_can_be_chosen_with_the_band_that_each_holds(synthetic, tmp_path):
+    make_splits(data=synthetic, artifacts=tmp_path)
+    preprocess(data=synthetic, artifacts=tmp_path, sampling_rate=500)
     signals = load_signals(tmp_path)
     assert signals.fs == 500 and signals.array.shape[1:] == (12, 5000)
+    assert (signals.meta["filter"]["low"], signals.meta["filter"]["high"]) == widest_band(500) == (0.5, 150)
+    assert widest_band(100) == (0.5, 40)
 
 
-def test_an_array_that_disagrees_with_its_index_is_refused(few):
+def test_records_without_a_class_of_the_first_task_are_stored_for_the_others(few):
+    """One array serves every task."""
     data, artifacts = few
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
-    index = artifacts / "signals" / "records.csv"
-    pd.read_csv(index).iloc[:-1].to_csv(index, index=False)
-    with pytest.raises(UserError, match="disagrees"):
-        load_signals(artifacts)
-    meta = artifacts / "signals" / "meta.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"leads": list(LEADS[::-1])}))
-    with pytest.raises(UserError, match="leads"):
-        load_signals(artifacts)
+    preprocess(data=data, artifacts=artifacts)
+    assert set(load_signals(artifacts).ecg_id) == set(pd.read_csv(data / "ptbxl_database.csv").ecg_id)
+
+
+@pytest.mark.parametrize("band", [(0.0, 40.0), (0.5, 50.0), (40.0, 0.5)])
+def test_a_band_that_the_rate_does_not_hold_is_refused_by_its_flag(few, band):
+    data, artifacts = few
+    with pytest.raises(UserError, match="--band"):
+        preprocess(data=data, artifacts=artifacts, band=band)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from ecg.preprocessing import LeadStandardizer, preprocess
+LeadStandardizer.merge = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+preprocess(data=Path(sys.argv[2]), artifacts=Path(sys.argv[3]), limit_mv=1.0)
+"""
 
 
 def test_a_killed_preprocessing_leaves_the_previous_array_whole(few):
     data, artifacts = few
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
     before = (artifacts / "signals" / "signals.npy").read_bytes()
-    script = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import ecg.data as d\n"
-        "d.LeadStandardizer.merge = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"d.preprocess(data=Path(sys.argv[2]), artifacts=Path(sys.argv[3]), **{DEFAULTS | {'limit_mv': 1.0}!r})\n"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(ROOT / "codes"), str(data), str(artifacts)], capture_output=True
     )
-    arguments = [str(ROOT / "codes"), str(data), str(artifacts)]
-    killed = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True)
     assert killed.returncode == -9
     assert (artifacts / "signals" / "signals.npy").read_bytes() == before
-
-
-def test_a_record_of_another_rate_is_refused_by_name(ptbxl):
-    name = pd.read_csv(ptbxl / "ptbxl_database.csv", low_memory=False).filename_lr.iloc[0]
-    with pytest.raises(RecordError, match="100 Hz, expected 500"):
-        read_record(ptbxl / name, fs=500, n_samples=5000)
 
 
 def test_a_limit_beyond_what_int16_microvolts_hold_is_refused(few):
     data, artifacts = few
     with pytest.raises(UserError, match=r"--limit-mv.*32\.767"):
-        preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"limit_mv": 40.0})
+        preprocess(data=data, artifacts=artifacts, limit_mv=40.0)
 
 
 def test_a_stop_between_its_files_leaves_signals_that_do_not_load(few, monkeypatch):
     """New signals beside the old meta.json would be taken for what that describes."""
     data, artifacts = few
-    preprocess(data=data, artifacts=artifacts, **DEFAULTS)
+    preprocess(data=data, artifacts=artifacts)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ecg.data.write_csv", stop)
+    monkeypatch.setattr("ecg.preprocessing.write_csv", stop)
     with pytest.raises(KeyboardInterrupt):
-        preprocess(data=data, artifacts=artifacts, **DEFAULTS | {"band": (5.0, 20.0)})
+        preprocess(data=data, artifacts=artifacts, band=(5.0, 20.0))
     with pytest.raises(UserError, match=r"meta\.json: run codes/03_preprocess\.py"):
         load_signals(artifacts)
-
-
-def test_a_path_through_a_link_is_followed_as_the_system_does(tmp_path):
-    """wfdb shortens `link/..` to nothing and would read the record beside the link."""
-    for folder, value in (("here", 1.0), ("far", 2.0)):
-        (tmp_path / folder).mkdir()
-        signal = np.full((100, 12), value)
-        options = {"fs": 100, "units": ["mV"] * 12, "sig_name": list(LEADS), "fmt": ["16"] * 12}
-        wfdb.wrsamp(
-            "a", **options, p_signal=signal, adc_gain=[200.0] * 12, baseline=[0] * 12, write_dir=tmp_path / folder
-        )
-    (tmp_path / "far/deep").mkdir()
-    (tmp_path / "here/link").symlink_to(tmp_path / "far/deep")
-    _, _, _, samples = read_wfdb(tmp_path / "here/link/../a")
-    np.testing.assert_allclose(samples, 2)

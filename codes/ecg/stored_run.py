@@ -1,0 +1,215 @@
+"""A stored run that can be asked: millivolts of any sampling rate and length in, probabilities out."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import signal
+from sklearn.pipeline import Pipeline
+
+from ecg.artifacts import UserError, require
+from ecg.calibration import calibrate, logits_of, probability_of
+from ecg.devices import Precision, pick_device, pick_dtype
+from ecg.formats.wfdb import UV_PER_MV
+from ecg.inference import network_probability, window_starts
+from ecg.models import MODELS, Network, rebuild
+from ecg.preprocessing import preprocessor
+from ecg.runs import read_config, task_of
+from ecg.tasks import Task
+
+MADE_BY = "its training script (codes/04 to 10, or codes/train.py)"
+WINDOWS = 256  # given to a model at a time, so that a long recording needs no more memory than many short ones
+
+
+def resample(signal_mv: np.ndarray, fs: float, to: float) -> np.ndarray:
+    """Resample (..., t) from `fs` to `to` Hz with a linear-phase low-pass against aliasing."""
+    ratio = Fraction(to / fs).limit_denominator(2000)
+    if ratio == 1:
+        return signal_mv
+    # padding with a line instead of zeros: an offset of the baseline would ring at both ends
+    return signal.resample_poly(signal_mv, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A stored run, ready to predict.
+
+    `config` is its `config.json`; `uncalibrated` gives the probabilities (n, n_classes), before calibration, of int16
+    microvolts (n, n_leads, t).
+    """
+
+    config: dict[str, Any]
+    uncalibrated: Callable[[np.ndarray], np.ndarray]
+
+    @cached_property
+    def task(self) -> Task:
+        return task_of(self.config)
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """The leads it expects, in order."""
+        return tuple(self.config["signals"]["leads"])
+
+    @property
+    def fs(self) -> float:
+        """Sampling rate in Hz that the model works at."""
+        return self.config["signals"]["fs"]
+
+    @property
+    def window(self) -> int:
+        """Samples that the model sees at once: a crop's length for networks, a whole record for baselines."""
+        return self.config.get("window", self.config["signals"]["n_samples"])
+
+    @property
+    def min_seconds(self) -> float:
+        """The shortest recording it answers: one window."""
+        return self.window / self.fs
+
+    def prepare(self, signal_mv: np.ndarray, fs: float) -> np.ndarray:
+        """Return (n, n_leads, t) millivolts at `fs` Hz as the model sees them: int16 microvolts at its own rate.
+
+        Resampled, then exactly what `codes/03_preprocess.py` does: band-pass, amplitude limit, rounding.
+        """
+        resampled = resample(np.asarray(signal_mv, np.float32), fs, self.fs)
+        return np.rint(self._preprocessor.transform(resampled) * UV_PER_MV).astype(np.int16)
+
+    @cached_property
+    def _preprocessor(self) -> Pipeline:
+        return preprocessor(self.config["signals"])
+
+    def predict(self, signal_mv: np.ndarray, fs: float) -> np.ndarray:
+        """Return the probabilities (n, n_classes) of recordings (n, n_leads, t) in millivolts at `fs` Hz.
+
+        Leads in the order of `leads`. A recording longer than the model's window is cut into windows overlapping by
+        half; its answer is their mean. Raises ValueError if it is shorter, has other leads or contains NaN.
+        """
+        signal_mv = np.asarray(signal_mv)
+        if signal_mv.ndim != 3 or signal_mv.shape[1] != len(self.leads):
+            raise ValueError(f"expected signals of shape (n, {len(self.leads)}, t), got {signal_mv.shape}")
+        if not len(signal_mv):
+            return np.empty((0, len(self.task)), np.float32)
+        return self.predict_microvolt(self.prepare(signal_mv, fs))
+
+    def predict_microvolt(self, microvolt: np.ndarray) -> np.ndarray:
+        """Return the probabilities (n, n_classes) of what `prepare` gave, or of rows of `signals.npy`."""
+        length = microvolt.shape[-1]
+        if length < self.window:
+            raise ValueError(f"{length / self.fs:.2f} s long, the model needs at least {self.min_seconds:g} s")
+        calibrated = calibrate(self.uncalibrated(microvolt), self.config["temperature"], self.config["objective"])
+        return with_constants(calibrated, self.config.get("constant", {}), self.task)
+
+
+def with_constants(probability: np.ndarray, constant: dict[str, float], task: Task) -> np.ndarray:
+    """Return calibrated probabilities (n, n_classes) in which the classes of `constant` have the value given there.
+
+    A baseline answers so for the classes that it could not learn.
+    """
+    probability = probability.copy()
+    for name, value in constant.items():
+        probability[:, task.classes.index(name)] = value
+    return probability
+
+
+def mean_over_windows(model: Callable[[np.ndarray], np.ndarray], microvolt: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean probabilities (n, n_classes) of a model that takes (n, n_leads, window).
+
+    Windows overlap by half.
+    """
+    n, _, length = microvolt.shape
+    starts = window_starts(length, window, overlap=True)
+    pieces = [(record, start) for record in range(n) for start in starts]
+    results = []
+    for i in range(0, len(pieces), WINDOWS):
+        batch = [microvolt[record, :, start : start + window] for record, start in pieces[i : i + WINDOWS]]
+        results.append(model(np.stack(batch)))
+    return np.concatenate(results).reshape(n, len(starts), -1).mean(axis=1)
+
+
+def load_run(folder: Path, *, device: str = "auto", precision: Precision = "auto") -> StoredRun:
+    """Return the model in a run folder: a network, a baseline or an ensemble.
+
+    Raises a `UserError` if a file is missing, damaged or of another model.
+    """
+    config = read_config(folder)
+    if "temperature" not in config:
+        raise UserError(f"{folder / 'config.json'}: 'temperature' is missing: run {MADE_BY} again")
+    if "members" in config:
+        return StoredRun(config, _ensemble(folder, config, device=device, precision=precision))
+    if config["model"] in MODELS:
+        model = _network(folder, config, device=device, precision=precision)
+    else:
+        model = _baseline(folder, config)
+    window = config.get("window", config["signals"]["n_samples"])
+    return StoredRun(config, lambda microvolt: mean_over_windows(model, microvolt, window))
+
+
+def _ensemble(
+    folder: Path, config: dict[str, Any], *, device: str, precision: Precision
+) -> Callable[[np.ndarray], np.ndarray]:
+    weights, objective = config["members"], config["objective"]
+    members = {name: load_run(folder.parent / name, device=device, precision=precision) for name in weights}
+
+    def blend(microvolt: np.ndarray) -> np.ndarray:
+        logits = [
+            weights[name] * logits_of(run.predict_microvolt(microvolt), objective) for name, run in members.items()
+        ]
+        return probability_of(sum(logits), objective)
+
+    return blend
+
+
+def _network(
+    folder: Path, config: dict[str, Any], *, device: str, precision: Precision
+) -> Callable[[np.ndarray], np.ndarray]:
+    chosen = pick_device(device)
+    network = load_network(folder).to(chosen)
+    dtype = pick_dtype(precision, chosen)
+
+    def probability(windows: np.ndarray) -> np.ndarray:
+        return network_probability(
+            network,
+            windows,
+            np.arange(len(windows)),
+            window=config["window"],
+            objective=config["objective"],
+            device=chosen,
+            dtype=dtype,
+        )
+
+    return probability
+
+
+def _baseline(folder: Path, config: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    from ecg.baselines import load_baseline  # here, because the compiler behind MiniRocket takes seconds to import
+
+    baseline = load_baseline(folder, config)
+    return lambda windows: baseline.probability(baseline.features(windows / np.float32(UV_PER_MV)))
+
+
+def load_network(folder: Path) -> Network:
+    """Return the network of a run folder with its best weights, on the CPU, in evaluation mode."""
+    config = read_config(folder)
+    network = rebuild(config)
+    try:
+        network.load_state_dict(load_weights(folder))
+    except RuntimeError:  # page after page of names
+        raise UserError(
+            f"{folder / 'best.pt'} does not hold the weights of {config['model']} as built here: run {MADE_BY} again"
+        ) from None
+    return network.eval()
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the best weights of a run folder, float32, on the CPU."""
+    path = require(folder / "best.pt", MADE_BY)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["weights"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        raise UserError(f"{path} is damaged or of another program: run {MADE_BY} again") from None
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in weights.items()}
