@@ -14,8 +14,9 @@ import torch
 from torch import distributed, nn
 
 from ecg.artifacts import UserError
-from ecg.inference import pick_device
-from ecg.models.layers import Dropout
+from ecg.devices import pick_device
+from ecg.models import is_divided_norm
+from ecg.models.layers import BatchDropout
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class World:
     def divide_dropout(self, network: nn.Module, n: int) -> None:
         """Tell the dropouts which rows of a batch of `n` they will see."""
         for module in network.modules():
-            if isinstance(module, Dropout):
+            if isinstance(module, BatchDropout):
                 module.rows = (self.share(n).start, n)
 
 
@@ -90,7 +91,7 @@ def join_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, over nccl on GPUs and gloo on CPUs; without torchrun there is one.
 
     When another process dies, this one ends with a `UserError` instead of waiting for it: at once over gloo; over nccl
-    it is torchrun that ends it.
+    torchrun ends it.
     """
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     if size == 1:
@@ -115,8 +116,8 @@ def join_world(device: str) -> Iterator[World]:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise UserError(
-            f"process {rank} of {size} lost another one, see the message of that one; "
-            "the last checkpoint is whole, and the same command goes on from it"
+            f"process {rank} of {size} stopped because another one died; see its message. "
+            "The last checkpoint is complete: rerun the same command to resume"
         ) from None
     finally:
         if clean or backend == "gloo":  # nccl would wait here for processes that wait for this one
@@ -142,31 +143,48 @@ class _Sum(torch.autograd.Function):
         return gradient
 
 
-class _SyncBatchNorm2d(nn.BatchNorm2d):
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all processes; PyTorch's own is for GPUs only, and waits for them in each call."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, 1, T)
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        pass  # any of (B, C), (B, C, T), (B, C, 1, T)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, ...)
         if not self.training:
             return super().forward(x)
+        others = [0, *range(2, x.ndim)]  # all dimensions but the channels
+        shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.float()
         count = wide.new_full((1,), wide.numel() / wide.shape[1])
-        sums = torch.cat([wide.sum(dim=(0, 2, 3)), wide.square().sum(dim=(0, 2, 3)), count])
+        sums = torch.cat([wide.sum(dim=others), wide.square().sum(dim=others), count])
         mean, square, n = _Sum.apply(sums).split([self.num_features, self.num_features, 1])
         mean, n = mean / n, n.detach()
         variance = (square / n - mean.square()).clamp(min=0)  # rounding can take it below
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
             self.num_batches_tracked += 1
-        gain = self.weight * (variance + self.eps).rsqrt()
-        return (wide * gain[:, None, None] + (self.bias - mean * gain)[:, None, None]).to(x.dtype)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * n / (n - 1), momentum)
+        gain = (variance + self.eps).rsqrt()
+        if self.affine:
+            gain = gain * self.weight
+        shift = -mean * gain
+        if self.affine:
+            shift = shift + self.bias
+        return (wide * gain.view(shape) + shift.view(shape)).to(x.dtype)
 
 
 def _convert_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            norm = _SyncBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+        if is_divided_norm(child):
+            norm = _SyncBatchNorm(
+                child.num_features,
+                eps=child.eps,
+                momentum=child.momentum,
+                affine=child.affine,
+                device=child.running_mean.device,
+            )
             norm.load_state_dict(child.state_dict())
-            setattr(module, name, norm)
+            setattr(module, name, norm.train(child.training))
         else:
             _convert_norms(child)

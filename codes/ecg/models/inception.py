@@ -7,7 +7,7 @@ a shortcut spans every third module.
 import torch
 from torch import nn
 
-from ecg.models.layers import conv, conv_norm_act, head, scaled
+from ecg.models.layers import Body, conv, head, scaled, stem_conv
 
 
 class InceptionModule(nn.Module):
@@ -38,11 +38,11 @@ class InceptionBlock(nn.Module):
         return self.act(self.inner(x) + self.shortcut(x))
 
 
-class Inception(nn.Sequential):
-    """(B, n_channels, 1, T) -> (B, n_classes).
+class Inception(Body):
+    """(B, n_channels, T) at `fs` Hz -> (B, n_classes).
 
-    `kernels` in samples; after the stem, which halves T, 19 of them span 0.4 s at 100 Hz: a QRS and its ST segment.
-    T is halved again between blocks, so that the second sees several beats.
+    `kernels` in samples; after the stem, whose steps are 20 ms at any rate, 19 of them span 0.4 s: a QRS and its ST
+    segment. T is halved again between blocks, so that the second sees several beats.
     """
 
     def __init__(
@@ -56,9 +56,10 @@ class Inception(nn.Sequential):
         stem: int = 64,
         dropout: float = 0.2,
         width: float = 1.0,
+        fs: float = 100.0,
     ):
         filters, stem = scaled((filters, stem), width)
-        layers, channels = [conv_norm_act(n_channels, stem, 7, stride=2)], filters * (len(kernels) + 1)
+        layers, channels = [stem_conv(n_channels, stem, 7, stride=2, fs=fs)], filters * (len(kernels) + 1)
         for i in range(blocks):
             layers += [nn.MaxPool2d((1, 2))] if i > 0 else []
             layers.append(InceptionBlock(stem if i == 0 else channels, filters, kernels))

@@ -8,7 +8,7 @@ narrow where T is long and wide where T is short, which halves its cost at equal
 import torch
 from torch import nn
 
-from ecg.models.layers import conv, conv_norm_act, head, scaled
+from ecg.models.layers import Body, conv, conv_norm_act, head, scaled, stem_conv
 
 
 class ResidualBlock(nn.Module):
@@ -25,8 +25,8 @@ class ResidualBlock(nn.Module):
         return self.act(self.norm2(self.conv2(self.conv1(x))) + self.shortcut(x))
 
 
-class ResNet1D(nn.Sequential):
-    """(B, n_channels, 1, T) -> (B, n_classes).
+class ResNet1D(Body):
+    """(B, n_channels, T) at `fs` Hz -> (B, n_classes).
 
     `widths`: channels per stage; each stage but the first halves T. `depth`: blocks per stage. The default has
     0.4 M weights; `widths=(64, 128, 256, 512), depth=2, kernels=(7, 7)` has 8.7 M.
@@ -43,11 +43,13 @@ class ResNet1D(nn.Sequential):
         stem_kernel: int = 7,
         dropout: float = 0.2,
         width: float = 1.0,
+        fs: float = 100.0,
     ):
         widths = scaled(widths, width)
         stages, c_in = [], widths[0]
-        for i, width in enumerate(widths):
+        for i, c_out in enumerate(widths):
             for j in range(depth):
-                stages.append(ResidualBlock(c_in, width, kernels, stride=2 if i > 0 and j == 0 else 1))
-                c_in = width
-        super().__init__(conv_norm_act(n_channels, widths[0], stem_kernel), *stages, head(c_in, n_classes, dropout))
+                stages.append(ResidualBlock(c_in, c_out, kernels, stride=2 if i > 0 and j == 0 else 1))
+                c_in = c_out
+        stem = stem_conv(n_channels, widths[0], stem_kernel, stride=1, fs=fs)
+        super().__init__(stem, *stages, head(c_in, n_classes, dropout))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ecg.models.layers import SqueezeExcite, conv, conv_norm_act, head, scaled
+from ecg.models.layers import Body, SqueezeExcite, conv, conv_norm_act, head, scaled, stem_conv
 
 
 class XResidualBlock(nn.Module):
@@ -48,8 +48,8 @@ class SelfAttention(nn.Module):
         return x + self.gain * self.out(attended).transpose(1, 2).unsqueeze(2)
 
 
-class XResNet1D(nn.Sequential):
-    """(B, n_channels, 1, T) -> (B, n_classes).
+class XResNet1D(Body):
+    """(B, n_channels, T) at `fs` Hz -> (B, n_classes).
 
     `widths` (channels) and `depth` (blocks) per stage; the stem and each stage but the first halve T.
     """
@@ -65,15 +65,16 @@ class XResNet1D(nn.Sequential):
         kernel: int = 5,
         dropout: float = 0.2,
         width: float = 1.0,
+        fs: float = 100.0,
     ):
         stem, widths = scaled(stem, width), scaled(widths, width)
-        layers = [conv_norm_act(n_channels, stem[0], kernel, stride=2)]
+        layers = [stem_conv(n_channels, stem[0], kernel, stride=2, fs=fs)]
         layers += [conv_norm_act(a, b, kernel) for a, b in pairwise(stem)]
         c_in = stem[-1]
-        for i, width in enumerate(widths):
+        for i, c_out in enumerate(widths):
             if i == len(widths) - 1:
                 layers.append(SelfAttention(c_in))  # late, where T is short and attention cheap
             for j in range(depth):
-                layers.append(XResidualBlock(c_in, width, kernel, stride=2 if i > 0 and j == 0 else 1))
-                c_in = width
+                layers.append(XResidualBlock(c_in, c_out, kernel, stride=2 if i > 0 and j == 0 else 1))
+                c_in = c_out
         super().__init__(*layers, head(c_in, n_classes, dropout))
