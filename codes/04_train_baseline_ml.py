@@ -1,25 +1,26 @@
 """Train what the networks have to beat: class shares, trees on lead statistics, MiniRocket with a linear layer.
 
-Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/signals/{signals.npy,records.csv,meta.json}
-Writes: artifacts/baseline/{naive,random_forest,hist_gradient_boosting}/{config.json,metrics.csv}
-        artifacts/baseline/{naive,random_forest,hist_gradient_boosting}/predictions_{val,test}.{csv,npy}
-        artifacts/baseline/{minirocket_ridge,minirocket_logistic}/{config.json,metrics.csv,model.npz}
-        artifacts/baseline/{minirocket_ridge,minirocket_logistic}/predictions_{val,test}.{csv,npy}
-        artifacts/baseline/naive/model.npz artifacts/baseline/{random_forest,hist_gradient_boosting}/model.skops
 Run:    python codes/04_train_baseline_ml.py
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ecg.artifacts import Folders, run
+import tyro
+
 from ecg.baselines import train_baselines
-from ecg.inference import Task
+from ecg.command_line import Folders, run
+from ecg.tasks import Objective
 
 
 @dataclass(frozen=True)
 class Settings(Folders):
-    task: Task = "multilabel"
-    """multilabel: any number of superclasses per record; multiclass: trained on records with exactly one."""
+    labels: str = ""
+    """The task, such as form, or one that 02 made from a CSV file. By default the first one that 02 was given."""
+    name: str = ""
+    """Folder of the runs below --artifacts instead of `baseline` or `baseline_LABELS`."""
+    objective: Annotated[Objective, tyro.conf.arg(aliases=["--task"])] = "multilabel"
+    """multilabel: any number of classes per record; multiclass: trained on records with exactly one."""
     seed: int = 0
     """Seed of trees and kernels; seeds other than 0 get a folder of their own in the run's."""
     jobs: int = 0
@@ -27,7 +28,7 @@ class Settings(Folders):
     trees: int = 500
     """Trees of the random forest."""
     boosting_rounds: int = 150
-    """Trees per superclass of the gradient boosting."""
+    """Trees per class of the gradient boosting."""
     kernels: int = 9996
     """Features of MiniRocket, a multiple of 84."""
     logistic_c: float = 1e-3

@@ -7,6 +7,7 @@ leaving out patients of the training records in turn; the validation and test re
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,14 +24,18 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ecg.artifacts import UserError, atomic, check_at_least, cores, require, write_json
+from ecg.artifacts import UserError, atomic, require, write_json
 from ecg.calibration import calibrate, fit_temperature
+from ecg.command_line import check_at_least
 from ecg.custom_transformers import LeadStatistics
-from ecg.data import available, load_signals
-from ecg.inference import Task
-from ecg.labels import CLASSES, LEADS, SPLITS
+from ecg.hardware import cores, machine
+from ecg.labels import SPLITS, read_splits
 from ecg.metrics import macro_auc
-from ecg.predictions import machine, run_folder, write_predictions, write_validation_aucs
+from ecg.runs import run_folder, task_of, write_predictions, write_validation_aucs
+from ecg.signals import Signals, available, load_signals
+from ecg.stages import baseline_name
+from ecg.stored_run import with_constants
+from ecg.tasks import Objective, Task
 
 MADE_BY = "codes/04_train_baseline_ml.py"
 ALPHAS = np.logspace(2, 6, 13)  # ridge penalties; PTB-XL chooses 10^3 to 10^4
@@ -38,7 +43,7 @@ FOLDS = GroupKFold(5)
 
 
 class Naive:
-    """The share of each superclass among the training records, whatever the signal: the floor of every table."""
+    """The share of each class among the training records, whatever the signal: the floor of every table."""
 
     file: ClassVar[str] = "model.npz"
 
@@ -73,8 +78,8 @@ class Trees:
         return LeadStatistics().fit_transform(millivolt)
 
     def probability(self, features: np.ndarray) -> np.ndarray:
-        answer = self.estimator.predict_proba(features)  # multiclass: (n, 5), multilabel: five of (n, 2)
-        return answer if isinstance(answer, np.ndarray) else np.stack([p[:, 1] for p in answer], axis=1)
+        found = self.estimator.predict_proba(features)  # multiclass: (n, k), multilabel: k arrays (n, 2)
+        return found if isinstance(found, np.ndarray) else np.stack([p[:, 1] for p in found], axis=1)
 
     def save(self, path: Path) -> None:
         skops.io.dump(self.estimator, path, compression=8)  # zip's deflate
@@ -92,14 +97,17 @@ class Trees:
 class Rocket:
     """MiniRocket (Dempster et al. 2021) on the leads in millivolts, and a linear layer on its 9,996 features.
 
-    `parameters`: the five arrays that MiniRocket fits; `coef` (5, n_features) and `intercept` (5,) give the logits.
+    `parameters`: the five arrays that MiniRocket fits; `coef` (k, n_features) and `intercept` (k,) give the logits of
+    k classes.
     """
 
     file: ClassVar[str] = "model.npz"
     PARAMETERS = ("n_channels_per_combination", "channels", "dilations", "n_features_per_dilation", "biases")
 
-    def __init__(self, parameters: tuple[np.ndarray, ...], coef: np.ndarray, intercept: np.ndarray, task: Task):
-        self.parameters, self.coef, self.intercept, self.task = parameters, coef, intercept, task
+    def __init__(
+        self, parameters: tuple[np.ndarray, ...], coef: np.ndarray, intercept: np.ndarray, objective: Objective
+    ):
+        self.parameters, self.coef, self.intercept, self.objective = parameters, coef, intercept, objective
 
     def features(self, millivolt: np.ndarray) -> np.ndarray:
         return rocket_features(millivolt, self.parameters, jobs=cores())
@@ -107,7 +115,7 @@ class Rocket:
     def probability(self, features: np.ndarray) -> np.ndarray:
         # in float64: in float32 a record's answer would depend, in its sixth digit, on those it is asked with
         logits = features @ self.coef.T.astype(np.float64) + self.intercept
-        return expit(logits) if self.task == "multilabel" else softmax(logits, axis=1)
+        return expit(logits) if self.objective == "multilabel" else softmax(logits, axis=1)
 
     def save(self, path: Path) -> None:
         arrays = dict(zip(self.PARAMETERS, self.parameters, strict=True))
@@ -117,7 +125,23 @@ class Rocket:
     def load(cls, path: Path, config: dict[str, Any]) -> "Rocket":
         stored = np.load(path)
         parameters = tuple(stored[name] for name in cls.PARAMETERS)
-        return cls(parameters, stored["coef"], stored["intercept"], config["task"])
+        return cls(parameters, stored["coef"], stored["intercept"], config["objective"])
+
+
+class WithConstants:
+    """A baseline that learned some of the classes, and a constant probability for each of the others.
+
+    `columns` (k,) are the positions of the learned classes among all, `constant` (n_classes,) what the others get: a
+    class that all training records have, or none, cannot be learned.
+    """
+
+    def __init__(self, model: "Baseline", columns: np.ndarray, constant: np.ndarray):
+        self.features, self.model, self.columns, self.constant = model.features, model, columns, constant
+
+    def probability(self, features: np.ndarray) -> np.ndarray:
+        probability = np.tile(self.constant, (len(features), 1))
+        probability[:, self.columns] = self.model.probability(features)
+        return probability
 
 
 Baseline = Naive | Trees | Rocket
@@ -138,11 +162,52 @@ def rocket_features(millivolt: np.ndarray, parameters: tuple[np.ndarray, ...], *
     return rocket.transform(millivolt)
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What the baselines learn from and predict: {split: ...} of ids, signals (n, n_leads, t) in mV and labels (n, k).
+
+    `learned` are the positions of the classes that can be learned; `y` holds those of the training records: multi-hot
+    (n, k), or for a softmax the position of the only class (n,).
+    """
+
+    ecg_id: dict[str, np.ndarray]
+    millivolt: dict[str, np.ndarray]
+    target: dict[str, np.ndarray]
+    patients: np.ndarray
+    learned: np.ndarray
+    y: np.ndarray
+
+
+def _load(artifacts: Path, signals: Signals, task: Task, objective: Objective) -> _Data:
+    tables = {split: available(artifacts, signals, split, task) for split in SPLITS}
+    if objective == "multiclass":
+        tables["train"] = tables["train"][tables["train"].label != ""]
+    target = {split: table[list(task.classes)].to_numpy() for split, table in tables.items()}
+    share = target["train"].mean(axis=0) if len(tables["train"]) else np.zeros(len(task))
+    learned = np.flatnonzero((share > 0) & (share < 1))
+    if not len(learned):
+        raise UserError(f"{artifacts}: no class of {task.name} has training records with and without it")
+    left_out = [name for i, name in enumerate(task.classes) if i not in learned]
+    if left_out:
+        print(f"all or no training records have {', '.join(left_out)}: every model answers their share")
+    y = target["train"][:, learned]
+    return _Data(
+        ecg_id={split: table.ecg_id.to_numpy() for split, table in tables.items()},
+        millivolt={split: signals.millivolt(table.ecg_id.to_numpy()) for split, table in tables.items()},
+        target=target,
+        patients=tables["train"].patient_id.to_numpy(),
+        learned=learned,
+        y=y if objective == "multilabel" else y.argmax(axis=1),
+    )
+
+
 def train_baselines(
     *,
     data: Path,
     artifacts: Path,
-    task: Task,
+    labels: str,
+    name: str,
+    objective: Objective,
     seed: int,
     jobs: int,
     trees: int,
@@ -150,81 +215,127 @@ def train_baselines(
     kernels: int,
     logistic_c: float,
 ) -> None:
-    """Fit every baseline on train, predict validation and test, leave `artifacts/baseline/<name>/`."""
-    for flag, value, least in (
-        *(("--seed", seed, 0), ("--jobs", jobs, 0), ("--trees", trees, 1), ("--boosting-rounds", boosting_rounds, 1)),
-        *(("--kernels", kernels, 84), ("--logistic-c", logistic_c, 1e-9)),
-    ):
-        check_at_least(flag, value, least)
+    """Fit every baseline on train, predict validation and test, leave `artifacts/baseline/<model>/`."""
+    check_at_least("--seed", seed, 0)
+    check_at_least("--jobs", jobs, 0)
+    check_at_least("--trees", trees, 1)
+    check_at_least("--boosting-rounds", boosting_rounds, 1)
+    check_at_least("--kernels", kernels, 84)
+    check_at_least("--logistic-c", logistic_c, 1e-9)
     jobs = jobs or cores()
-    settings = {"trees": trees, "boosting_rounds": boosting_rounds, "kernels": kernels, "logistic_c": logistic_c}
+    splits = read_splits(artifacts)
+    task = splits.task(labels)
     signals = load_signals(artifacts)
-    tables = {split: available(artifacts, signals, split) for split in SPLITS}
-    if task == "multiclass":
-        tables["train"] = tables["train"][tables["train"].label != ""]
-    millivolt = {split: signals.millivolt(table.ecg_id.to_numpy()) for split, table in tables.items()}
-    target = {split: table[list(CLASSES)].to_numpy() for split, table in tables.items()}
-    for label, positive in zip(CLASSES, target["train"].T, strict=True):
-        if positive.all() or not positive.any():
-            raise UserError(f"{artifacts / 'ptbxl_train.csv'}: all or none of the training records are {label}")
-    patients = tables["train"].patient_id.to_numpy()
-    y = target["train"] if task == "multilabel" else target["train"].argmax(axis=1)
-
-    def extract(features: Callable[[np.ndarray], np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
-        started = time.perf_counter()
-        return {split: features(x) for split, x in millivolt.items()}, time.perf_counter() - started
-
-    facts = {
-        "task": task,
-        "augment": False,
-        "seed": seed,
-        "classes": CLASSES,
-        "leads": LEADS,
+    known = _load(artifacts, signals, task, objective)
+    config = {
+        "task": task.to_json(),
+        "objective": objective,
+        "labels_sha256": splits.labels_sha256[task.name],
         "signals": signals.meta,
-        "settings": settings,
-        "n_train": len(y),
+        "settings": {
+            "labels": labels,
+            "name": name,
+            "objective": objective,
+            "seed": seed,
+            "trees": trees,
+            "boosting_rounds": boosting_rounds,
+            "kernels": kernels,
+            "logistic_c": logistic_c,
+        },
+        "n_train": len(known.y),
         "threads": jobs,
         "device": "cpu",
         **machine(),
     }
     started = time.perf_counter()
-    parameters = fit_rocket(millivolt["train"], kernels=kernels, seed=seed)
-    fitting = time.perf_counter() - started
-    convolved, seconds = extract(lambda x: rocket_features(x, parameters, jobs=jobs))
-    rocket = (convolved, fitting + seconds)
-    statistics = extract(Trees(None).features)
+    parameters = fit_rocket(known.millivolt["train"], kernels=kernels, seed=seed)
+    convolved = {split: rocket_features(x, parameters, jobs=jobs) for split, x in known.millivolt.items()}
+    seconds_rocket = time.perf_counter() - started
+    started = time.perf_counter()
+    statistics = {split: Trees(None).features(x) for split, x in known.millivolt.items()}
+    seconds_statistics = time.perf_counter() - started
     scaler = StandardScaler().fit(convolved["train"])
+    scaled = scaler.transform(convolved["train"])
+    x, y = statistics["train"], known.y
 
-    def linear(fit: Callable[..., tuple[np.ndarray, np.ndarray]], **options: Any) -> Rocket:
-        coef, intercept = fit(scaler.transform(convolved["train"]), y, task=task, **options)
+    def rocket(coef: np.ndarray, intercept: np.ndarray) -> Rocket:
         coef = (coef / scaler.scale_).astype(np.float32)  # so that prediction needs no scaler
-        return Rocket(parameters, coef, intercept - coef @ scaler.mean_, task)
+        return Rocket(parameters, coef, intercept - coef @ scaler.mean_, objective)
 
-    x = statistics[0]["train"]
-    plans: dict[str, tuple[tuple[dict[str, np.ndarray], float], Callable[[], Baseline]]] = {
-        "naive": ((millivolt, 0.0), lambda: Naive(target["train"].mean(axis=0))),
-        "random_forest": (statistics, lambda: Trees(forest(trees, seed=seed, jobs=jobs).fit(x, y))),
-        "hist_gradient_boosting": (statistics, lambda: Trees(boosting(boosting_rounds, task, seed=seed).fit(x, y))),
-        "minirocket_ridge": (rocket, lambda: linear(fit_ridge, patients=patients)),
-        "minirocket_logistic": (rocket, lambda: linear(fit_logistic, c=logistic_c)),
+    prevalence = known.target["train"][:, known.learned].mean(axis=0)
+    plans = [
+        _Plan("naive", known.millivolt, 0.0, lambda: Naive(prevalence)),
+        _Plan(
+            "random_forest",
+            statistics,
+            seconds_statistics,
+            lambda: Trees(forest(trees, seed=seed, jobs=jobs).fit(x, y)),
+        ),
+        _Plan(
+            "hist_gradient_boosting",
+            statistics,
+            seconds_statistics,
+            lambda: Trees(boosting(boosting_rounds, objective, seed=seed).fit(x, y)),
+        ),
+        _Plan(
+            "minirocket_ridge",
+            convolved,
+            seconds_rocket,
+            lambda: rocket(*fit_ridge(scaled, y, objective=objective, patients=known.patients)),
+        ),
+        _Plan(
+            "minirocket_logistic",
+            convolved,
+            seconds_rocket,
+            lambda: rocket(*fit_logistic(scaled, y, objective=objective, c=logistic_c)),
+        ),
+    ]
+    for plan in plans:
+        run = f"{baseline_name(labels, name)}/{plan.name}"
+        _train_one(plan, known, task, artifacts, run, config)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One baseline: its features of each split, the seconds they took, and how it is fitted."""
+
+    name: str
+    features: dict[str, np.ndarray]
+    seconds: float
+    fit: Callable[[], Baseline]
+
+
+def _train_one(plan: _Plan, known: _Data, task: Task, artifacts: Path, run: str, config: dict[str, Any]) -> None:
+    """Fit one baseline, predict validation and test, write its run folder."""
+    objective, seed = config["objective"], config["settings"]["seed"]
+    folder = run_folder(artifacts, run, seed)
+    started = time.perf_counter()
+    fitted = plan.fit()
+    seconds = plan.seconds + time.perf_counter() - started
+    share = known.target["train"].mean(axis=0)
+    constant = {name: share[i] for i, name in enumerate(task.classes) if i not in known.learned}
+    model = WithConstants(fitted, known.learned, share)
+    probability = {split: model.probability(plan.features[split]) for split in SPLITS[1:]}
+    temperature = 1.0
+    if plan.name != "naive":
+        # the constants would have their say, but no temperature makes them better
+        learned = known.target["val"][:, known.learned], probability["val"][:, known.learned]
+        temperature = fit_temperature(*learned, objective)
+    for split, values in probability.items():
+        calibrated = with_constants(calibrate(values, temperature, objective), constant, task)
+        write_predictions(folder, split, known.ecg_id[split], calibrated, task)
+    # the test fold's numbers are in final_results/ alone
+    write_validation_aucs(folder, known.target["val"], probability["val"], task)
+    auc = macro_auc(known.target["val"], probability["val"])
+    own = {
+        "run": folder.relative_to(artifacts).as_posix(),
+        "model": plan.name,
+        "seconds": round(seconds, 1),
+        "temperature": temperature,
+        "constant": constant,
     }
-    for name, ((features, seconds), fit) in plans.items():
-        started = time.perf_counter()
-        model = fit()
-        seconds += time.perf_counter() - started
-        folder = run_folder(artifacts, f"baseline/{name}", seed)
-        probability = {split: model.probability(features[split]) for split in SPLITS[1:]}
-        temperature = 1.0 if name == "naive" else fit_temperature(target["val"], probability["val"], task)
-        for split, values in probability.items():
-            ecg_id = tables[split].ecg_id.to_numpy()
-            write_predictions(folder, split, ecg_id, calibrate(values, temperature, task))
-        # the test fold's numbers stand in final_results/ alone
-        write_validation_aucs(folder, target["val"], probability["val"])
-        auc = macro_auc(target["val"], probability["val"])
-        own = {"run": folder.relative_to(artifacts).as_posix(), "model": name, "seconds": round(seconds, 1)}
-        own |= {"temperature": temperature}
-        save_baseline(model, folder, own | facts)
-        print(f"{name:24} validation macro AUC {auc:.4f}  {seconds:5.1f} s  {folder}", flush=True)
+    save_baseline(fitted, folder, own | config)
+    print(f"{plan.name:24} validation macro AUC {auc:.4f}  {seconds:5.1f} s  {folder}", flush=True)
 
 
 def fit_rocket(millivolt: np.ndarray, *, kernels: int, seed: int) -> tuple[np.ndarray, ...]:
@@ -236,7 +347,7 @@ def forest(trees: int, *, seed: int, jobs: int) -> RandomForestClassifier:
     return RandomForestClassifier(trees, min_samples_leaf=3, random_state=seed, n_jobs=jobs)
 
 
-def boosting(rounds: int, task: Task, *, seed: int) -> Any:
+def boosting(rounds: int, objective: Objective, *, seed: int) -> Any:
     """Histogram gradient boosting; small trees and few rounds, because its early stopping would mix patients."""
     model = HistGradientBoostingClassifier(
         max_iter=rounds,
@@ -247,20 +358,23 @@ def boosting(rounds: int, task: Task, *, seed: int) -> Any:
         early_stopping=False,
         random_state=seed,
     )
-    return model if task == "multiclass" else MultiOutputClassifier(model)
+    return model if objective == "multiclass" else MultiOutputClassifier(model)
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray, *, task: Task, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (coef (5, p), intercept (5,)) of logits: ridge scores, then calibrated.
+def fit_ridge(
+    x: np.ndarray, y: np.ndarray, *, objective: Objective, patients: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (coef (k, p), intercept (k,)) of logits: ridge scores, then calibrated.
 
     One penalty for all classes, see `choose_penalty`. A ridge score is no probability: a logistic regression on the
     scores of training patients left out in turn makes it one (Platt 1999), with no look at the validation records.
     """
-    target = 2.0 * (y if task == "multilabel" else np.eye(len(CLASSES))[y]).astype(np.float32) - 1
+    one_hot = y if objective == "multilabel" else np.eye(y.max() + 1)[y]
+    target = 2.0 * one_hot.astype(np.float32) - 1
     ridge = Ridge(choose_penalty(x, target, patients)).fit(x, target)
     scores = cross_val_predict(clone(ridge), x, target, groups=patients, cv=FOLDS)
-    if task == "multilabel":
-        fits = [LogisticRegression(C=1e4).fit(scores[:, [k]], y[:, k]) for k in range(len(CLASSES))]
+    if objective == "multilabel":
+        fits = [LogisticRegression(C=1e4).fit(scores[:, [k]], y[:, k]) for k in range(y.shape[1])]
         slope = np.diag([fit.coef_.item() for fit in fits])
         shift = np.array([fit.intercept_.item() for fit in fits])
     else:
@@ -292,13 +406,13 @@ def choose_penalty(x: np.ndarray, target: np.ndarray, patients: np.ndarray) -> f
     return float(ALPHAS[error.argmin()])
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, *, task: Task, c: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return (coef (5, p), intercept (5,)): one regression per class, or one with softmax for `multiclass`."""
+def fit_logistic(x: np.ndarray, y: np.ndarray, *, objective: Objective, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (coef (k, p), intercept (k,)): one regression per class, or one with softmax for `multiclass`."""
     model = LogisticRegression(C=c, max_iter=500)
-    if task == "multiclass":
+    if objective == "multiclass":
         model.fit(x, y)
         return model.coef_, model.intercept_
-    fits = [clone(model).fit(x, y[:, k]) for k in range(len(CLASSES))]
+    fits = [clone(model).fit(x, y[:, k]) for k in range(y.shape[1])]
     return np.concatenate([fit.coef_ for fit in fits]), np.concatenate([fit.intercept_ for fit in fits])
 
 
@@ -310,7 +424,7 @@ def save_baseline(model: Baseline, folder: Path, config: dict[str, Any]) -> None
     write_json(config | {"sha256": _sha256(path)}, folder / "config.json")
 
 
-def load_baseline(folder: Path, config: dict[str, Any]) -> Baseline:
+def load_baseline(folder: Path, config: dict[str, Any]) -> WithConstants:
     """Read back what `save_baseline` wrote; raise a `UserError` if it is missing, changed or of another version."""
     if config.get("model") not in BASELINES:
         raise UserError(f"{folder / 'config.json'}: model {config.get('model')!r} is not known here")
@@ -320,7 +434,9 @@ def load_baseline(folder: Path, config: dict[str, Any]) -> Baseline:
     path = require(folder / kind.file, MADE_BY)
     if _sha256(path) != config["sha256"]:
         raise UserError(f"{path} is not the file that config.json was written for (SHA-256): run {MADE_BY} again")
-    return kind.load(path, config)
+    task, constant = task_of(config), config.get("constant", {})
+    learned = np.array([i for i, name in enumerate(task.classes) if name not in constant])
+    return WithConstants(kind.load(path, config), learned, np.array([constant.get(name, 0.0) for name in task.classes]))
 
 
 def _sha256(path: Path) -> str:
