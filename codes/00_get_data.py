@@ -1,14 +1,12 @@
 """PTB-XL 1.0.3 from PhysioNet or from a zip, or with --demo a synthetic PTB-XL.
 
-Reads:  https://physionet.org/content/ptb-xl/1.0.3/, or a zip of it in PTB-XL/
-Writes: PTB-XL/, or PTB-XL/demo/ with --demo and without --data
 Run:    python codes/00_get_data.py
 """
 
 from dataclasses import dataclass
 
-from ecg.artifacts import Folders, run
-from ecg.synthetic import get_data
+from ecg.command_line import Folders, run
+from ecg.get_data import get_data
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,12 @@
 """Train Inception without augmentation on random crops; predict validation and test.
 
-Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
-        artifacts/signals/{signals.npy,records.csv,meta.json}
-Writes: artifacts/inception_standard/{config.json,history.csv,history.png,metrics.csv,best.pt,last.pt}
-        artifacts/inception_standard/predictions_{val,test}.{csv,npy}
 Run:    python codes/07_train_inception.py
 """
 
 from dataclasses import dataclass
 from functools import partial
 
-from ecg.artifacts import run
+from ecg.command_line import run
 from ecg.training import PRESETS, TrainingSettings, train
 
 
@@ -21,4 +17,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="inception", name="inception"), Settings, __doc__, PRESETS)
+    run(partial(train, model="inception", net="inception"), Settings, __doc__, PRESETS)

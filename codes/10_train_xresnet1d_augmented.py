@@ -1,17 +1,12 @@
 """Train XResNet1D with augmentation on random crops; predict validation and test.
 
-Reads:  artifacts/ptbxl_{train,val,test}.csv artifacts/ptbxl_splits.json
-        artifacts/signals/{signals.npy,records.csv,meta.json}
-Writes: artifacts/xresnet_augmented/{config.json,history.csv,history.png,metrics.csv,best.pt,last.pt}
-        artifacts/xresnet_augmented/predictions_{val,test}.{csv,npy}
-        artifacts/xresnet_augmented/lr_finder.{csv,png}
 Run:    python codes/10_train_xresnet1d_augmented.py
 """
 
 from dataclasses import dataclass
 from functools import partial
 
-from ecg.artifacts import run
+from ecg.command_line import run
 from ecg.training import PRESETS, TrainingSettings, train
 
 
@@ -24,4 +19,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="xresnet1d", name="xresnet"), Settings, __doc__, PRESETS)
+    run(partial(train, model="xresnet1d", net="xresnet"), Settings, __doc__, PRESETS)

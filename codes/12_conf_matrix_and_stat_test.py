@@ -1,19 +1,17 @@
 """Confusion matrices of every run, and every pair of models compared: exact McNemar, DeLong, paired bootstrap.
 
-Of a model with several seeds AUCs are means over the seeds, as in 11; McNemar's test takes the decisions of the
-first seed, never the best. Holm's correction is over all pairs within one view and label. pairwise.md says what each
-column means. Besides the files below there is one final_results/confusion_matrix_RUN.csv per run (rows the true class,
-columns the predicted one).
+Pairs are compared within a task. For a model with several seeds, AUCs are means over the seeds, as in 11; McNemar's
+test takes the decisions of the first seed, never the best. Holm's correction is over all pairs of models trained on a
+task, within one view and label, and over the pairs with a model that answers from another task. In confusion matrices,
+rows are the true class and columns the predicted one. pairwise.md says what each column of pairwise.csv means. Tasks
+other than the first have their figures and matrices in final_results/TASK/.
 
-Reads:  artifacts/**/predictions_{val,test}.csv artifacts/**/config.json artifacts/ptbxl_{val,test}.csv
-Writes: artifacts/final_results/{pairwise,confusion_counts}.csv artifacts/final_results/pairwise.md
-        artifacts/final_results/{pairwise,confusion_matrices}.png
 Run:    python codes/12_conf_matrix_and_stat_test.py
 """
 
 from dataclasses import dataclass
 
-from ecg.artifacts import Folders, run
+from ecg.command_line import Folders, run
 from ecg.final_results import compare_runs
 
 

@@ -3,17 +3,12 @@
 Only the metrics are required; of everything else that is missing the page says which script makes it. Pictures of
 single ECGs are on it only if the records are synthetic or with --with-examples.
 
-Reads:  artifacts/final_results/{metrics.csv,final_metrics_report.csv} artifacts/final_results/*
-        artifacts/ptbxl_*.csv artifacts/signals/*.json artifacts/signals/rejected.csv?
-        artifacts/**/config.json PTB-XL/planted_signs.csv?
-        artifacts/interpretability_results/* artifacts/eda_plots/*.png
-Writes: artifacts/final_results/report.html artifacts/README.md
 Run:    python codes/14_report.py
 """
 
 from dataclasses import dataclass
 
-from ecg.artifacts import Folders, run
+from ecg.command_line import Folders, run
 from ecg.report import write_report
 
 
