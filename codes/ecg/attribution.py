@@ -1,4 +1,4 @@
-"""Which leads and moments a network's answer rests on, and whether such pictures deserve belief.
+"""Which leads and moments a network's answer rests on, and sanity checks of such pictures.
 
 Attributions are taken with respect to the channels that the network computes on, behind its front end: the
 standardised leads and their standardised time derivatives. So the share of either kind can be measured. What is
@@ -7,6 +7,8 @@ the record they overlap a little), while predictions are averaged over windows t
 """
 
 import copy
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,20 +21,26 @@ from scipy.ndimage import uniform_filter1d
 from scipy.stats import binomtest, rankdata
 from tqdm import tqdm
 
-from ecg.artifacts import UserError, check_at_least, read_json, write_csv
-from ecg.data import UV_PER_MV, Signals, load_signals
-from ecg.inference import Task, pick_device, predict, window_starts
-from ecg.labels import CLASSES, LEADS
-from ecg.models import MODELS, rebuild
+from ecg.artifacts import UserError, write_csv
+from ecg.command_line import check_at_least
+from ecg.devices import pick_device
+from ecg.formats.wfdb import UV_PER_MV
+from ecg.inference import network_probability, window_starts
+from ecg.labels import read_splits
+from ecg.metrics import choose_thresholds
+from ecg.models import MODELS, order_of_use, rebuild
 from ecg.models.layers import Network
-from ecg.plots import COLOURS, LEGEND_BELOW, ecg_paper, method_names, panels, save_figure
-from ecg.predictions import read_labelled
-from ecg.predictor import load_network
-from ecg.stats import interval
+from ecg.plots import COLOURS, ecg_paper, legend_below, method_names, panels, save_figure
+from ecg.runs import Run, find_runs, read_config, read_labelled
+from ecg.signals import Signals, load_signals
+from ecg.stages import DEFAULT_RUN
+from ecg.stats import has_multiclass_view, interval
+from ecg.stored_run import load_network
 from ecg.synthetic import planted_mask
+from ecg.tasks import Objective, Task
 
 Method = Literal["saliency", "integrated_gradients"]
-MADE_BY = "codes/05_train_resnet1d.py"  # for the default run
+MOST_CLASSES = 12  # explained of a task with many: those with the most records to explain
 METHODS: tuple[Method, ...] = ("saliency", "integrated_gradients")
 KINDS = ("signal", "derivative")
 PASS = 64  # windows in one pass through the network
@@ -46,6 +54,33 @@ REPLICATES = 2000  # of the bootstrap
 ALIKE = 0.5  # a rank correlation above it: two pictures that a reader would call the same
 IMPORTANCE_COLUMNS = ("class", "method", "lead", "kind", "share", "ci_low", "ci_high", "n")
 SANITY_COLUMNS = ("check", "method", "setting", "value", "ci_low", "ci_high", "reference", "n", "verdict")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the records whose answers are explained.
+
+    `millivolt` (n, n_leads, T) float32, `names` (n,) the class that is explained of each, `target` (n,) its position in
+    the task; `window` in samples.
+    """
+
+    network: Network
+    millivolt: np.ndarray
+    names: pd.Series
+    target: np.ndarray
+    leads: tuple[str, ...]
+    fs: float
+    window: int
+    objective: Objective
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.frontend.mean.device
+
+    def take(self, rows: np.ndarray) -> "Subject":
+        """Return the same for some of the records."""
+        return replace(self, millivolt=self.millivolt[rows], names=self.names.iloc[rows], target=self.target[rows])
 
 
 def explain(
@@ -64,63 +99,113 @@ def explain(
     check_at_least("--drawn-per-class", drawn_per_class, 0)
     check_at_least("--steps", steps, 1)
     check_at_least("--seed", seed, 0)
-    folder, source = artifacts / "interpretability_results", artifacts / run
-    network, config = load_frozen(source, pick_device(device))
+    folder = artifacts / "interpretability_results"
+    source = find_network_run(artifacts, run)
     signals = load_signals(artifacts)
-    if config["signals"]["fs"] != signals.fs:
-        raise UserError(f"{source} was trained at {config['signals']['fs']} Hz, artifacts/signals/ has {signals.fs} Hz")
-    chosen = choose_records(*read_labelled(artifacts, source, "test"), per_class=records_per_class)
-    if chosen.empty:
-        raise UserError(f"{source} classifies no test record of one superclass correctly: nothing to explain")
-    counts = ", ".join(f"{name} {(chosen['class'] == name).sum()}" for name in CLASSES)
-    print(f"{run}: correctly classified records of one superclass, one per patient, to explain: {counts}")
-
-    millivolt = signals.millivolt(chosen.ecg_id.to_numpy())
-    target = chosen["class"].map(CLASSES.index).to_numpy()
-    window = config["window"]
-    maps, deltas = {}, {}
-    for method in METHODS:
-        maps[method], deltas[method] = attribute(
-            network, millivolt, target, method=method, window=window, steps=steps, progress=True
+    if source.config["signals"]["fs"] != signals.fs:
+        raise UserError(
+            f"{source.folder} was trained at {source.config['signals']['fs']} Hz, but artifacts/signals/ is at "
+            f"{signals.fs} Hz"
         )
-    importance = pd.concat([lead_importance(maps[m], chosen["class"], m, seed=seed) for m in METHODS])
-    drawn = choose_drawn(chosen, drawn_per_class)
-    sanity = [completeness(maps["integrated_gradients"], deltas["integrated_gradients"], steps=steps, seed=seed)]
-    fresh = fresh_network(config, seed=seed).to(next(network.parameters()).device)
-    some = choose_drawn(chosen, 2)
-    sanity += randomisation(
-        *(network, fresh, millivolt[some], target[some], {m: maps[m][some] for m in METHODS}),
-        *(signals.fs, window, -(-steps // 2), seed),
-    )
+    chosen = _choose(artifacts, source, records_per_class)
+    subject = _subject(source, signals, chosen, seed=seed, device=device)
+    maps, errors = {}, {}
+    for method in METHODS:
+        maps[method], errors[method] = attribute(subject, method=method, steps=steps, progress=True)
+
+    importance = pd.concat([lead_importance(maps[method], subject, method) for method in METHODS])
     heats = {method: heat_of(maps[method], signals.fs) for method in METHODS}
-    sanity += deletion(network, millivolt, target, heats, signals.fs, window, config["task"], seed)
+    some = choose_drawn(chosen, 2)
+    fresh = fresh_network(source.config, seed=seed).to(subject.device)
+    sanity = [completeness(errors["integrated_gradients"], steps=steps, seed=seed)]
+    sanity += randomisation(subject.take(some), fresh, {m: maps[m][some] for m in METHODS}, steps=-(-steps // 2))
+    sanity += deletion(subject, heats)
     if (data / "planted_signs.csv").exists():
-        where = zip(chosen.ecg_id, chosen["class"], strict=True)
-        masks = [planted_mask(data, ecg_id, name, rate=signals.fs) for ecg_id, name in where]
-        sanity += pointing(heats, millivolt, np.stack(masks), chosen["class"], seed)
+        sanity += pointing(subject, heats, _planted_masks(data, source.task, chosen, signals))
     table = pd.DataFrame(sanity, columns=list(SANITY_COLUMNS))
 
     for old in folder.glob("example_*.png"):  # of another choice of records
         old.unlink()
+    drawn = choose_drawn(chosen, drawn_per_class)
     write_csv(importance.round(5), folder / "lead_importance.csv")
     write_csv(table.round(5), folder / "sanity_checks.csv")
-    examples = _draw_examples(chosen, drawn, millivolt, maps, deltas, method_names(table), signals, folder)
-    write_csv(examples, folder / "examples.csv")
-    save_figure(plot_importance(importance, method_names(table), run), folder / "lead_importance.png")
-    save_figure(plot_sanity(table, run), folder / "sanity_checks.png")
+    write_csv(
+        _draw_examples(subject, chosen, drawn, maps, errors, method_names(table), folder), folder / "examples.csv"
+    )
+    save_figure(plot_importance(importance, method_names(table), source.name), folder / "lead_importance.png")
+    save_figure(plot_sanity(table, source.name), folder / "sanity_checks.png")
     with pd.option_context("display.width", 250, "display.max_colwidth", 90):
         print(table.round(3).to_string(index=False))
     print(f"{len(drawn)} records drawn, {len(drawn) * len(METHODS)} pictures; all of it in {folder}")
 
 
-def load_frozen(folder: Path, device: torch.device) -> tuple[Network, dict[str, Any]]:
-    """Return the trained network of a run folder, frozen and in evaluation mode, and the run's `config.json`."""
-    config = read_json(folder / "config.json", made_by=f"the script that trains {folder.name}, such as {MADE_BY}")
-    if config["model"] not in MODELS:
-        raise UserError(f"--run {folder.name} is not a network: gradients need one of codes/05 to 10")
-    if tuple(config["classes"]) != CLASSES or tuple(config["leads"]) != LEADS:
-        raise UserError(f"{folder / 'config.json'}: classes or leads are in another order; train this run again")
-    return load_network(folder, config).to(device).requires_grad_(False), config
+def find_network_run(artifacts: Path, name: str) -> Run:
+    """Return the run in the folder `name`; with an empty name, the first network trained on the first task."""
+    if name:
+        if not (artifacts / name / "config.json").exists():
+            raise UserError(f"--run {name}: there is no run in {artifacts / name}")
+        run = Run(name, artifacts / name, read_config(artifacts / name))
+    else:
+        first = read_splits(artifacts).first
+        runs = [run for run in find_runs(artifacts) if run.config["model"] in MODELS and run.task.name == first.name]
+        if not runs:
+            raise UserError(f"no network was trained on {first.name}: run codes/05_train_resnet1d.py")
+        preferred = [run for run in runs if run.model == DEFAULT_RUN and not run.is_variant]
+        first_run = (preferred or runs)[0]
+        run = replace(first_run, name=first_run.folder.relative_to(artifacts).as_posix())
+    if run.config["model"] not in MODELS:
+        raise UserError(f"--run {run.name} is not a network: gradients need one of codes/05 to 10 or codes/train.py")
+    return run
+
+
+def _choose(artifacts: Path, run: Run, per_class: int) -> pd.DataFrame:
+    """Return what `choose_records` does for a run; raise a `UserError` if there is nothing to explain."""
+    classes = run.task.classes
+    labels, probability = read_labelled(artifacts, run, "test")
+    thresholds, kind = None, "correctly classified records of exactly one class"
+    if not has_multiclass_view(labels[list(classes)].to_numpy()):
+        val_labels, val_probability = read_labelled(artifacts, run, "val")
+        thresholds = choose_thresholds(val_labels[list(classes)].to_numpy(), val_probability[list(classes)].to_numpy())
+        kind = "records whose class was found"
+    chosen = choose_records(labels, probability, classes=classes, thresholds=thresholds, per_class=per_class)
+    if chosen.empty:
+        raise UserError(f"{run.folder} classifies no test record of {run.task.name} correctly: nothing to explain")
+    counts = chosen.groupby("class", sort=False).size()
+    print(f"{run.name}: {kind}, one per patient, to explain: {', '.join(f'{name} {n}' for name, n in counts.items())}")
+    return chosen
+
+
+def _subject(source: Run, signals: Signals, chosen: pd.DataFrame, *, seed: int, device: str) -> Subject:
+    network = load_network(source.folder).to(pick_device(device)).requires_grad_(False)
+    return Subject(
+        network=network,
+        millivolt=signals.millivolt(chosen.ecg_id.to_numpy()),
+        names=chosen["class"],
+        target=chosen["class"].map(source.task.classes.index).to_numpy(),
+        leads=signals.leads,
+        fs=signals.fs,
+        window=source.config["window"],
+        objective=source.config["objective"],
+        seed=seed,
+    )
+
+
+def _planted_masks(data: Path, task: Task, chosen: pd.DataFrame, signals: Signals) -> np.ndarray:
+    """Return where signs of each record's class were planted, (n, n_leads, T) bool."""
+    statements = dict(zip(task.classes, task.statements, strict=True))
+    masks = []
+    for ecg_id, name in zip(chosen.ecg_id, chosen["class"], strict=True):
+        masks.append(
+            planted_mask(
+                data,
+                ecg_id,
+                statements[name],
+                fs=signals.fs,
+                n_samples=signals.array.shape[-1],
+                leads=signals.leads,
+            )
+        )
+    return np.stack(masks)
 
 
 def fresh_network(config: dict[str, Any], *, seed: int) -> Network:
@@ -131,22 +216,46 @@ def fresh_network(config: dict[str, Any], *, seed: int) -> Network:
     return network.eval().requires_grad_(False)
 
 
-def choose_records(labels: pd.DataFrame, probability: pd.DataFrame, *, per_class: int) -> pd.DataFrame:
-    """Return the records to explain: class, ecg_id, probability; classes in order, most confident first.
+def choose_records(
+    labels: pd.DataFrame,
+    probability: pd.DataFrame,
+    *,
+    classes: tuple[str, ...],
+    thresholds: np.ndarray | None,
+    per_class: int,
+) -> pd.DataFrame:
+    """Return the test records to explain: class, ecg_id, probability; classes in order, most confident first.
 
-    Candidates have exactly one superclass, the arg-max is right, and of each patient there is only the first
-    record, so that records are independent. Of them `per_class` are taken at equal steps from the most to the least
-    confident, so that averages are not of the easiest ones alone. Nothing is random.
+    They were classified correctly: without `thresholds`, they have exactly one class and the arg-max is right; with
+    them (n_classes,), they have the class and its probability reaches its threshold. Of each patient there is only the
+    first record of a class, so that records are independent. Of them `per_class` are taken at equal steps from the most
+    to the least confident, so that averages are not of the easiest ones alone. Nothing is random. Of a task with many
+    classes, the MOST_CLASSES with the most candidates are taken.
     """
-    answer = np.asarray(CLASSES)[probability[list(CLASSES)].to_numpy().argmax(axis=1)]
-    right = labels[(labels.label != "") & (labels.label == answer)].sort_index()
-    right = right[~right.patient_id.duplicated()]
-    tables = []
-    for name in CLASSES:
-        p = probability.loc[right.index[right.label == name], name].sort_values(ascending=False, kind="stable")
-        steps = np.linspace(0, len(p) - 1, min(per_class, len(p))).round().astype(int)
-        tables.append(pd.DataFrame({"class": name, "ecg_id": p.index[steps], "probability": p.to_numpy()[steps]}))
-    return pd.concat(tables, ignore_index=True)
+    values = probability[list(classes)].to_numpy()
+    largest = np.asarray(classes)[values.argmax(axis=1)]
+    correct = pd.Series(largest == labels.label.to_numpy(), labels.index)
+    candidates = {}
+    for i, name in enumerate(classes):
+        if thresholds is None:
+            chosen = labels[correct & (labels.label == name)].sort_index()
+        else:
+            chosen = labels[(labels[name] == 1) & (values[:, i] >= thresholds[i])].sort_index()
+        candidates[name] = chosen
+    if thresholds is None:  # one record per patient, of whatever class
+        every = pd.concat(candidates.values()).sort_index()
+        first = every.index[~every.patient_id.duplicated()]
+        candidates = {name: chosen[chosen.index.isin(first)] for name, chosen in candidates.items()}
+    else:
+        candidates = {name: chosen[~chosen.patient_id.duplicated()] for name, chosen in candidates.items()}
+    by_number = sorted(classes, key=lambda name: -len(candidates[name]))
+    tables = [pd.DataFrame({"class": [], "ecg_id": [], "probability": []})]
+    for name in classes:
+        if name in by_number[:MOST_CLASSES] and len(candidates[name]):
+            p = probability.loc[candidates[name].index, name].sort_values(ascending=False, kind="stable")
+            steps = np.linspace(0, len(p) - 1, min(per_class, len(p))).round().astype(int)
+            tables.append(pd.DataFrame({"class": name, "ecg_id": p.index[steps], "probability": p.to_numpy()[steps]}))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def choose_drawn(chosen: pd.DataFrame, per_class: int) -> np.ndarray:
@@ -159,18 +268,11 @@ def choose_drawn(chosen: pd.DataFrame, per_class: int) -> np.ndarray:
 
 
 def attribute(
-    network: Network,
-    millivolt: np.ndarray,
-    target: np.ndarray,
-    *,
-    method: Method,
-    window: int,
-    steps: int = 16,
-    progress: bool = False,
+    subject: Subject, *, method: Method, steps: int = 16, progress: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return signed attributions (n, 2, 12, T), kinds and leads in the order of KINDS and LEADS, and errors (n,).
+    """Return signed attributions (n, 2, n_leads, T), kinds in the order of KINDS, and errors (n,).
 
-    `millivolt` (n, 12, T) float32, `target` (n,) the class to explain. `saliency` is the gradient (Simonyan et al.
+    `saliency` is the gradient (Simonyan et al.
     2014). `integrated_gradients` (Sundararajan et al. 2017) goes from the zero signal, the isoelectric line, along
     `steps` points of Gauss-Legendre quadrature, and adds up to the logit's difference between record and zero signal.
     Errors are what the sum misses relative to that difference, or to one logit if the difference is smaller; nan for
@@ -180,15 +282,16 @@ def attribute(
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not known: use one of {METHODS}")
-    device = next(network.parameters()).device
-    starts = window_starts(millivolt.shape[-1], window, overlap=False)
-    baseline = network.frontend(torch.zeros(1, len(LEADS), min(window, millivolt.shape[-1]), device=device))
-    result = np.zeros((len(millivolt), len(KINDS), len(LEADS), millivolt.shape[-1]), np.float32)
-    errors = np.full(len(millivolt), np.nan)
-    pairs = zip(millivolt, target, strict=True)
-    for i, (record, label) in enumerate(tqdm(pairs, method, len(millivolt), disable=not progress, mininterval=1)):
-        windows = torch.from_numpy(np.stack([record[:, s : s + window] for s in starts])).to(device)
-        channels = network.frontend(windows).requires_grad_()  # (W, C, 1, window)
+    network, window, n_leads = subject.network, subject.window, len(subject.leads)
+    n, length = len(subject.millivolt), subject.millivolt.shape[-1]
+    starts = window_starts(length, window, overlap=False)
+    baseline = network.frontend(torch.zeros(1, n_leads, min(window, length), device=subject.device))
+    result = np.zeros((n, len(KINDS), n_leads, length), np.float32)
+    errors = np.full(n, np.nan)
+    pairs = zip(subject.millivolt, subject.target, strict=True)
+    for i, (record, label) in enumerate(tqdm(pairs, method, n, disable=not progress, mininterval=1)):
+        windows = torch.from_numpy(np.stack([record[:, s : s + window] for s in starts])).to(subject.device)
+        channels = network.frontend(windows).requires_grad_()  # (W, C, window)
         if method == "saliency":
             values = Saliency(network.body).attribute(channels, target=int(label), abs=False)
         else:
@@ -198,10 +301,10 @@ def attribute(
             with torch.inference_mode():
                 change = (network.body(channels) - network.body(baseline))[:, label].sum().item()
             errors[i] = abs(values.sum().item() - change) / max(abs(change), len(starts))
-        values = values.detach().squeeze(2).unflatten(1, (-1, len(LEADS))).cpu().numpy()  # (W, kinds, 12, window)
+        values = values.detach().unflatten(1, (-1, n_leads)).cpu().numpy()  # (W, kinds, n_leads, window)
         for start, value in zip(starts, values, strict=True):
             result[i, : value.shape[0], :, start : start + window] += value / len(starts)
-    covered = np.zeros(millivolt.shape[-1], np.float32)  # windows per sample
+    covered = np.zeros(length, np.float32)  # windows per sample
     for start in starts:
         covered[start : start + window] += 1
     return result / covered, errors
@@ -220,23 +323,24 @@ def mean_interval(values: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndar
     return values.mean(axis=0), *interval((weight @ values).T)
 
 
-def lead_importance(maps: np.ndarray, classes: pd.Series, method: str, *, seed: int) -> pd.DataFrame:
+def lead_importance(maps: np.ndarray, subject: Subject, method: str) -> pd.DataFrame:
     """Return each channel's share of a record's absolute attribution, averaged over records of a class.
 
-    `maps` (n, 2, 12, T). Rows per class, lead and kind; kind `both` is the lead's sum, lead `all` the sum of the
+    `maps` (n, 2, n_leads, T). Rows per class, lead and kind; kind `both` is the lead's sum, lead `all` the sum of the
     leads, so that `all, derivative` is the derivative channels' share. Columns IMPORTANCE_COLUMNS.
     """
-    mass = np.abs(maps).sum(axis=-1, dtype=np.float64)  # (n, 2, 12)
+    mass = np.abs(maps).sum(axis=-1, dtype=np.float64)  # (n, 2, n_leads)
     mass = mass / np.maximum(mass.sum(axis=(1, 2), keepdims=True), 1e-30)
     mass = np.concatenate([mass, mass.sum(axis=1, keepdims=True)], axis=1)
-    mass = np.concatenate([mass, mass.sum(axis=2, keepdims=True)], axis=2)  # (n, 3, 13)
-    names = [(lead, kind) for kind in (*KINDS, "both") for lead in (*LEADS, "all")]
+    mass = np.concatenate([mass, mass.sum(axis=2, keepdims=True)], axis=2)  # (n, 3, n_leads + 1)
+    names = [(lead, kind) for kind in (*KINDS, "both") for lead in (*subject.leads, "all")]
     tables = []
-    for name in dict.fromkeys(classes):
-        of_class = mass[(classes == name).to_numpy()].reshape(-1, len(names))
-        share, low, high = mean_interval(of_class, seed=seed)
+    for name in dict.fromkeys(subject.names):
+        of_class = mass[(subject.names == name).to_numpy()].reshape(-1, len(names))
+        share, low, high = mean_interval(of_class, seed=subject.seed)
         table = pd.DataFrame(names, columns=["lead", "kind"]).assign(share=share, ci_low=low, ci_high=high)
-        tables.append(table.assign(**{"class": name, "method": method, "n": len(of_class)}))
+        table["class"], table["method"], table["n"] = name, method, len(of_class)
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)[list(IMPORTANCE_COLUMNS)]
 
 
@@ -246,16 +350,31 @@ def _row(check: str, method: str, setting: str, values: np.ndarray, seed: int, *
     return row | {"reference": np.nan, "n": len(values), "verdict": ""} | rest
 
 
-def completeness(maps: np.ndarray, errors: np.ndarray, *, steps: int, seed: int) -> dict[str, Any]:
+def completeness(errors: np.ndarray, *, steps: int, seed: int) -> dict[str, Any]:
     """Return how far integrated gradients miss the sum they promise, relative to it, on average over records."""
     row = _row("completeness error", "integrated_gradients", f"{steps} steps", errors, seed, reference=0.0)
     return row | {"verdict": "holds" if row["value"] < 0.05 else "raise --steps"}
 
 
+def layers_of(network: Network) -> list[torch.nn.Module]:
+    """Return the layers of a network's body in the order in which they are used: what is randomised one by one.
+
+    They are the modules right below it, or further down where there is only one; a module whose own parameters come on
+    top is one layer as a whole.
+    """
+    body = network.body
+    while len(list(body.children())) == 1 and not list(body.parameters(recurse=False)):
+        body = next(body.children())
+    layers = list(body.children())
+    if list(body.parameters(recurse=False)) or not layers:
+        return [body]
+    return order_of_use(network, layers)
+
+
 def randomised(network: Network, fresh: Network, layers: int) -> Network:
     """Return a copy of `network` whose last `layers` layers, from the output down, have the weights of `fresh`."""
     copied = copy.deepcopy(network)
-    ours, theirs = list(copied.body.children()), list(fresh.body.children())
+    ours, theirs = layers_of(copied), layers_of(fresh)
     for mine, other in list(zip(ours, theirs, strict=True))[len(ours) - layers :]:
         mine.load_state_dict(other.state_dict())
     return copied
@@ -272,15 +391,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def randomisation(
-    network: Network,
-    fresh: Network,
-    millivolt: np.ndarray,
-    target: np.ndarray,
-    maps: dict[Method, np.ndarray],
-    fs: float,
-    window: int,
-    steps: int,
-    seed: int,
+    subject: Subject, fresh: Network, maps: dict[Method, np.ndarray], *, steps: int
 ) -> list[dict[str, Any]]:
     """Compare the heat of the network with that of copies whose weights were thrown away from the output down.
 
@@ -290,14 +401,15 @@ def randomisation(
     standardised signal, which says how much of the picture needs no network at all. `steps` may be fewer than those
     of `maps`.
     """
-    depth = len(list(network.body.children()))
+    network, fs, seed = subject.network, subject.fs, subject.seed
+    depth = len(layers_of(network))
     levels = {"output layer": 1, "upper half": (depth + 1) // 2, "all layers": depth}
     heats = {method: heat_of(values, fs) for method, values in maps.items()}
     rows = []
     for name, layers in levels.items():
-        copied = randomised(network, fresh, layers)
+        copied = replace(subject, network=randomised(network, fresh, layers))
         for method, heat in heats.items():
-            values, _ = attribute(copied, millivolt, target, method=method, window=window, steps=steps)
+            values, _ = attribute(copied, method=method, steps=steps)
             alike = rank_correlation(heat, heat_of(values, fs))
             row = _row(RANDOMISED, method, name, alike, seed, reference=1.0)
             if name == "all layers":
@@ -310,8 +422,8 @@ def randomisation(
             signed = rank_correlation(maps[method], values)
             rows += [row, _row(f"{RANDOMISED}, signed", method, name, signed, seed, reference=1.0)]
     with torch.inference_mode():
-        device = next(network.parameters()).device
-        channels = network.frontend(torch.from_numpy(millivolt).to(device)).squeeze(2).unflatten(1, (-1, len(LEADS)))
+        channels = network.frontend(torch.from_numpy(subject.millivolt).to(subject.device))
+        channels = channels.unflatten(1, (-1, len(subject.leads)))  # (n, kinds, n_leads, T)
     size = heat_of(channels.cpu().numpy(), fs)
     for method, heat in heats.items():
         alike = rank_correlation(heat, size)
@@ -328,16 +440,7 @@ def remove_blocks(signal: np.ndarray, blocks: np.ndarray, length: int) -> np.nda
     return result
 
 
-def deletion(
-    network: Network,
-    millivolt: np.ndarray,
-    target: np.ndarray,
-    heats: dict[Method, np.ndarray],
-    fs: float,
-    window: int,
-    task: Task,
-    seed: int,
-) -> list[dict[str, Any]]:
+def deletion(subject: Subject, heats: dict[Method, np.ndarray]) -> list[dict[str, Any]]:
     """Remove the most attributed tenth and fifth of a record: does its class lose more than by chance?
 
     Removed are blocks of one lead and BLOCK_S seconds, bridged by straight lines: single samples set to 0 would be
@@ -346,19 +449,27 @@ def deletion(
     probability (Samek et al. 2017), before calibration; `minus random` and `minus largest amplitude` are paired
     differences.
     """
+    millivolt, seed = subject.millivolt, subject.seed
     rng = np.random.default_rng(seed)
-    length = max(1, round(BLOCK_S * fs))
+    length = max(1, round(BLOCK_S * subject.fs))
     cuts = np.arange(0, millivolt.shape[-1], length)
-    scores = {method: np.add.reduceat(heat, cuts, axis=-1) for method, heat in heats.items()}  # (n, 12, k)
+    scores = {method: np.add.reduceat(heat, cuts, axis=-1) for method, heat in heats.items()}  # (n, n_leads, k)
     scores["largest amplitude"] = np.add.reduceat(np.abs(millivolt), cuts, axis=-1)
     for i in range(RANDOM_DRAWS):
         scores[f"random {i}"] = rng.random(scores["largest amplitude"].shape)
 
     def probability(records: np.ndarray) -> np.ndarray:
-        where = {"window": window, "task": task, "device": next(network.parameters()).device, "overlap": False}
-        microvolt = np.rint(records * UV_PER_MV).astype(np.int16)
-        answer = predict(network, microvolt, np.arange(len(records)), **where, dtype=torch.float32)
-        return answer[np.arange(len(records)), target]
+        all_classes = network_probability(
+            subject.network,
+            np.rint(records * UV_PER_MV).astype(np.int16),
+            np.arange(len(records)),
+            window=subject.window,
+            objective=subject.objective,
+            device=subject.device,
+            dtype=torch.float32,
+            overlap=False,
+        )
+        return all_classes[np.arange(len(records)), subject.target]
 
     whole = probability(millivolt)
     rows = []
@@ -391,18 +502,16 @@ def _compare(row: dict[str, Any], verb: str, control: str) -> str:
     return f"no difference from {control} is shown"
 
 
-def pointing(
-    heats: dict[Method, np.ndarray], millivolt: np.ndarray, masks: np.ndarray, classes: pd.Series, seed: int
-) -> list[dict[str, Any]]:
-    """Compare the heat with where signs of the class were planted, `masks` (n, 12, T); for synthetic records only.
+def pointing(subject: Subject, heats: dict[Method, np.ndarray], masks: np.ndarray) -> list[dict[str, Any]]:
+    """Compare the heat with where signs of the class were planted, `masks` (n, n_leads, T); for synthetic records only.
 
     `mass`: the share of the heat inside, against the mask's share of the record, which is chance. `hit`: whether the
     hottest sample lies inside (the pointing game of Zhang et al. 2018), with the exact binomial interval. The signs
     sit on the waves, so a picture of the signal itself, `largest amplitude`, beats chance too; `mass minus largest
     amplitude` is the paired difference. Classes without planted signs are left out.
     """
-    rows = []
-    amplitude = np.abs(millivolt)
+    rows, classes, seed = [], subject.names, subject.seed
+    amplitude = np.abs(subject.millivolt)
     mass_of_amplitude = (amplitude * masks).sum(axis=(1, 2)) / np.maximum(amplitude.sum(axis=(1, 2)), 1e-30)
     area = masks.mean(axis=(1, 2))
     names = [name for name in dict.fromkeys(classes) if area[classes == name].any()]
@@ -428,13 +537,12 @@ def pointing(
 
 
 def _draw_examples(
+    subject: Subject,
     chosen: pd.DataFrame,
     drawn: np.ndarray,
-    millivolt: np.ndarray,
     maps: dict[Method, np.ndarray],
-    deltas: dict[Method, np.ndarray],
+    errors: dict[Method, np.ndarray],
     names: dict[str, str],
-    signals: Signals,
     folder: Path,
 ) -> pd.DataFrame:
     """Write `example_CLASS_METHOD_N.png` for the drawn records; return the table of what they show."""
@@ -443,36 +551,55 @@ def _draw_examples(
     for row, number in zip(drawn, numbers, strict=True):
         record = chosen.loc[row]
         for method in METHODS:
-            mass = np.abs(maps[method][row]).sum(axis=-1)  # (2, 12)
-            share, lead = mass[1].sum() / mass.sum(), LEADS[int(mass.sum(axis=0).argmax())]
-            name = f"example_{record['class']}_{method}_{number}.png"
+            mass = np.abs(maps[method][row]).sum(axis=-1)  # (2, n_leads)
+            share, lead = mass[1].sum() / mass.sum(), subject.leads[int(mass.sum(axis=0).argmax())]
+            name = f"example_{file_name(record['class'])}_{method}_{number}.png"
             title = (
                 f"{record['class']}, p = {record.probability:.2f}: {names[method]}, "
                 f"derivative channels {100 * share:.0f} %    ecg_id {record.ecg_id}"
             )
-            figure = draw_attribution(millivolt[row], maps[method][row], signals.fs, title=title)
+            figure = draw_attribution(subject, row, maps[method][row], title=title)
             save_figure(figure, folder / name, dpi=100)
             rows.append(
-                {"file": name, "class": record["class"], "method": method, "ecg_id": record.ecg_id}
-                | {"probability": record.probability, "derivative_share": round(float(share), 4), "top_lead": lead}
-                | {"completeness_error": deltas[method][row].round(4)}
+                {
+                    "file": name,
+                    "class": record["class"],
+                    "method": method,
+                    "ecg_id": record.ecg_id,
+                    "probability": record.probability,
+                    "derivative_share": round(float(share), 4),
+                    "top_lead": lead,
+                    "completeness_error": errors[method][row].round(4),
+                }
             )
     columns = ["file", "class", "method", "ecg_id", "probability", "derivative_share", "top_lead", "completeness_error"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def heat_of(attribution: np.ndarray, fs: float) -> np.ndarray:
-    """Return what is drawn of attributions (..., 2, 12, T): absolute, summed over the kinds, smoothed, (..., 12, T)."""
+    """Return what is drawn of attributions (..., 2, n_leads, T): their size, summed over kinds and smoothed."""
     return uniform_filter1d(np.abs(attribution).sum(axis=-3), max(1, round(SMOOTH_S * fs)), axis=-1)
 
 
-def draw_attribution(millivolt: np.ndarray, attribution: np.ndarray, fs: float, *, title: str = "") -> Figure:
-    """Return a 12-lead ECG on paper with its attribution (2, 12, T) as heat.
+def file_name(class_name: str) -> str:
+    """Return a class's name as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "-", class_name)
+
+
+def draw_attribution(subject: Subject, row: int, attribution: np.ndarray, *, title: str = "") -> Figure:
+    """Return the ECG of a record on paper with its attribution (2, n_leads, T) as heat.
 
     The strongest hundredth of the samples shares the darkest colour.
     """
-    heat = heat_of(attribution, fs)
-    return ecg_paper(millivolt, fs, layout="12x1", heat=np.minimum(heat, np.quantile(heat, 0.99)), title=title)
+    heat = heat_of(attribution, subject.fs)
+    return ecg_paper(
+        subject.millivolt[row],
+        subject.fs,
+        leads=subject.leads,
+        layout="nx1",
+        heat=np.minimum(heat, np.quantile(heat, 0.99)),
+        title=title,
+    )
 
 
 def plot_importance(importance: pd.DataFrame, names: dict[str, str], run: str) -> Figure:
@@ -485,11 +612,12 @@ def plot_importance(importance: pd.DataFrame, names: dict[str, str], run: str) -
             axis = axes[i, j]
             table = importance[(importance["class"] == name) & (importance.method == method)]
             table = table.set_index(["kind", "lead"])
-            signal, derivative, both = (table.loc[kind].loc[list(LEADS)] for kind in (*KINDS, "both"))
-            axis.bar(LEADS, signal.share, color=COLOURS[0], label="signal channel")
-            axis.bar(LEADS, derivative.share, bottom=signal.share, color=COLOURS[4], label="derivative channel")
-            axis.errorbar(LEADS, both.share, _error(both, "share"), fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
-            axis.axhline(1 / len(LEADS), color="0.5", linewidth=0.8, linestyle=":")
+            signal, derivative, both = (table.loc[kind].drop("all") for kind in (*KINDS, "both"))
+            leads = list(both.index)
+            axis.bar(leads, signal.share, color=COLOURS[0], label="signal channel")
+            axis.bar(leads, derivative.share, bottom=signal.share, color=COLOURS[4], label="derivative channel")
+            axis.errorbar(leads, both.share, _error(both, "share"), fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
+            axis.axhline(1 / len(leads), color="0.5", linewidth=0.8, linestyle=":")
             part = table.share["derivative", "all"]
             said = f"{name}: n = {both.n.iloc[0]}, derivatives {100 * part:.0f} %"
             axis.set_title(said if i else f"{names[method]}\n{said}", fontsize=9)
@@ -497,7 +625,7 @@ def plot_importance(importance: pd.DataFrame, names: dict[str, str], run: str) -
         top = max(axis.get_ylim()[1] for axis in axes[i])
         for axis in axes[i]:
             axis.set_ylim(0, top)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), **LEGEND_BELOW)
+    legend_below(figure, axes[0, 0])
     return figure
 
 
