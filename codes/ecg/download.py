@@ -8,7 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -177,7 +177,7 @@ def find_zip(folder: Path) -> Path | None:
 def unpack(path: Path, folder: Path) -> None:
     """Unpack what `folder` lacks of the zip at `path`, each file checked against the zip's SHA256SUMS.txt.
 
-    Files stand where ptbxl_database.csv stands in the zip, or below it; others are left out.
+    Files are taken from where ptbxl_database.csv is in the zip, or below it; others are left out.
     """
     with zipfile.ZipFile(path) as archive:
         names = [_inside(name) for name in archive.namelist() if not name.endswith("/")]
@@ -227,41 +227,48 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def fetch_zip(url: str, path: Path) -> Path:
     """Fetch `url` to `path`; what a stopped call left in `path`.part is continued if the server can do that."""
-    import pooch
-    import requests
-
     partial = path.with_name(f"{path.name}.part")
-    with partial.open("ab") as file:
-        start = file.tell()
-
-        def check(response: requests.Response, **_: Any) -> None:
-            if response.status_code == 200:  # the whole file, not the rest of it
-                file.truncate(0)
-            size = int(response.headers.get("content-length", 0))
-            if response.ok and size > shutil.disk_usage(path.parent).free:
-                raise UserError(f"{path.parent}: {size / 1e9:.1f} GB are needed for {path.name}, and less is free")
-
-        print(f"fetching {url}" + (f", from byte {start}" if start else ""))
-        bar = tqdm(total=1, desc=path.name, unit="B", unit_scale=True, disable=None)
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        headers["Accept-Encoding"] = "identity"
-        fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, headers=headers, hooks={"response": check})
-        try:
-            fetch(url, file, None)
-        except requests.HTTPError as error:
-            if error.response.status_code != 416:  # 416: there is no rest, the file is whole
-                raise _unreachable(url, error, path.parent) from None
-        except requests.RequestException as error:
-            raise _unreachable(url, error, path.parent) from None
-        finally:
-            bar.close()
-            if not file.tell():
-                partial.unlink()
+    try:
+        with partial.open("ab") as file:
+            _download_rest(url, file, path)
+    finally:
+        if partial.exists() and not partial.stat().st_size:
+            partial.unlink()
     if not zipfile.is_zipfile(partial):
         partial.unlink()
         raise UserError(f"{url} did not give a whole zip; run codes/00_get_data.py again")
     partial.replace(path)
     return path
+
+
+def _download_rest(url: str, file: BinaryIO, path: Path) -> None:
+    """Append to `file`, which will become `path`, what it lacks of `url`."""
+    import pooch
+    import requests
+
+    start = file.tell()
+
+    def check(response: requests.Response, **_: Any) -> None:
+        if response.status_code == 200:  # the whole file, not the rest of it
+            file.truncate(0)
+        size = int(response.headers.get("content-length", 0))
+        if response.ok and size > shutil.disk_usage(path.parent).free:
+            raise UserError(f"{path.parent}: {size / 1e9:.1f} GB are needed for {path.name}, and less is free")
+
+    print(f"fetching {url}" + (f", from byte {start}" if start else ""))
+    bar = tqdm(total=1, desc=path.name, unit="B", unit_scale=True, disable=None)
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    headers["Accept-Encoding"] = "identity"
+    fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, headers=headers, hooks={"response": check})
+    try:
+        fetch(url, file, None)
+    except requests.HTTPError as error:
+        if error.response.status_code != 416:  # 416: there is no rest, the file is whole
+            raise _unreachable(url, error, path.parent) from None
+    except requests.RequestException as error:
+        raise _unreachable(url, error, path.parent) from None
+    finally:
+        bar.close()
 
 
 def _unreachable(url: str, error: Exception, folder: Path) -> UserError:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ecg import download, synthetic
+from ecg import download
 from ecg.artifacts import UserError
 from ecg.download import fetch_ptbxl, wrong_files
+from ecg.get_data import get_data
+from ecg.synthetic import write_ptbxl
 
 SCRIPT = Path(__file__).resolve().parents[1] / "00_get_data.py"
 TOP = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
@@ -24,7 +26,7 @@ DEAD = {"zip_url": "http://127.0.0.1:9/ptb-xl.zip"}  # nobody listens on port 9
 def physionet(tmp_path_factory):
     """Twenty records in PTB-XL's files, without the marks of a synthetic one."""
     folder = tmp_path_factory.mktemp("physionet") / TOP
-    synthetic.write_ptbxl(folder, records=20)
+    write_ptbxl(folder, records=20)
     (folder / "synthetic.json").unlink()
     return folder
 
@@ -229,29 +231,26 @@ def test_ctrl_c_while_unpacking_leaves_whole_files_and_the_next_call_goes_on(phy
 
 
 def test_real_data_are_not_fetched_into_synthetic_ones(tmp_path):
-    synthetic.write_ptbxl(tmp_path, records=20)
+    write_ptbxl(tmp_path, records=20)
     with pytest.raises(UserError, match="synthetic"):
         fetch_ptbxl(tmp_path, **DEAD)
 
 
-def script(*arguments, cwd):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def test_script_writes_a_demo_from_any_folder_and_says_when_nothing_changes(tmp_path):
-    synthetic.write_ptbxl(tmp_path / "new", records=21)
-    flags = ("--demo", "--records", 21, "--artifacts", tmp_path / "artifacts")
-    result = script(*flags, "--data", "new", cwd=tmp_path)
+def test_script_writes_a_demo_from_any_folder(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--demo", "--records", "20", "--data", "new", "--artifacts", "artifacts"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "21 synthetic records, seed 0, are there already" in result.stdout
+    assert "20 synthetic records, seed 0, written" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert len(list((tmp_path / "new" / "records500").rglob("*.hea"))) == 20
+    assert wrong_files(tmp_path / "new") == []
 
 
-def test_script_replaces_a_demo_of_another_size(tmp_path):
-    synthetic.write_ptbxl(tmp_path, records=21)
-    result = script("--demo", "--records", 20, "--data", tmp_path, cwd=tmp_path)
-    assert "20 synthetic records, seed 0, written" in result.stdout, result.stderr
+def test_a_demo_that_is_there_is_left_alone_and_one_of_another_size_replaced(tmp_path, capsys):
+    values = {"data": tmp_path, "artifacts": tmp_path / "artifacts", "demo": True, "seed": 0, "verify": False}
+    for records, said in ((21, "written"), (21, "already there"), (20, "written")):
+        get_data(records=records, **values)
+        assert f"{records} synthetic records, seed 0, {said}" in capsys.readouterr().out
     assert len(list((tmp_path / "records500").rglob("*.hea"))) == 20
 
 
@@ -264,15 +263,5 @@ def test_without_network_the_error_says_what_to_do(tmp_path):
 def test_settings_of_the_demo_that_mean_nothing_are_refused_by_their_flag(tmp_path, flag, values):
     values = {"demo": True, "records": 20, "seed": 0, "verify": False} | values
     with pytest.raises(UserError, match=rf"{flag} is -?\d, must be at least \d"):
-        synthetic.get_data(data=tmp_path / "x", artifacts=tmp_path, **values)
+        get_data(data=tmp_path / "x", artifacts=tmp_path, **values)
     assert not (tmp_path / "x").exists()
-
-
-def test_script_refuses_an_unknown_flag(tmp_path):
-    assert script("--dmeo", cwd=tmp_path).returncode == 2
-
-
-def test_script_explains_its_flags(tmp_path):
-    text = script("--help", cwd=tmp_path).stdout
-    for flag in ("--demo", "--records", "--seed", "--verify", "--data", "--artifacts"):
-        assert flag in text
