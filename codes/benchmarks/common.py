@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from ecg.artifacts import write_csv
+from ecg.hardware import machine
 from ecg.plots import COLOURS, panels, save_figure
-from ecg.predictions import machine
 
 
 def interleaved(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:

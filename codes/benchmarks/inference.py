@@ -25,23 +25,28 @@ import numpy as np
 import pandas as pd
 import torch
 import wfdb
+from sklearn.pipeline import Pipeline
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import interleaved, plot_bars, print_ratio, write_results
 from benchmarks.plain import Standardise, plain_network, predict_record
-from ecg.artifacts import Folders, UserError, check_at_least, run
+from ecg.artifacts import UserError
 from ecg.calibration import calibrate
-from ecg.data import preprocessor
-from ecg.inference import Precision, pick_dtype
+from ecg.command_line import Folders, check_at_least, run
+from ecg.devices import Precision, pick_dtype
 from ecg.labels import read_database
 from ecg.models import MODELS
-from ecg.predictor import load_network
-from ecg.recordings import read_recording
+from ecg.preprocessing import preprocessor
+from ecg.recordings import Recording, read_recording
+from ecg.stored_run import StoredRun, load_network
+from ecg.tasks import Objective
 from predict import CHUNK, load_model, predict_chunk
 
 ENGINE, BATCHED, SINGLE = "predict.py", "plain, windows of a record at once", "plain, a window at a time"
 MOST_APART = 0.02  # between the probabilities of both sides: bf16, and rounding to microvolts
+IN_MEMORY = 50  # records among which single ones are drawn
 
 
 @dataclass(frozen=True)
@@ -58,57 +63,107 @@ class Settings(Folders):
     """Of predict.py; auto: bf16 where the processor has it, else fp32."""
 
 
+@dataclass(frozen=True)
+class PlainWay:
+    """A stored network, asked one record after the other."""
+
+    network: nn.Module
+    standardise: Standardise
+    filter: Pipeline
+    window: int
+    objective: Objective
+    temperature: float
+
+    @classmethod
+    def load(cls, folder: Path, stored: StoredRun) -> "PlainWay":
+        network = load_network(folder)
+        return cls(
+            network=plain_network(network).eval(),
+            standardise=Standardise(network.frontend),
+            filter=preprocessor(stored.config["signals"]),
+            window=stored.window,
+            objective=stored.config["objective"],
+            temperature=stored.config["temperature"],
+        )
+
+    def answer(self, millivolt: np.ndarray, *, at_once: bool) -> np.ndarray:
+        """(n_leads, T) -> (n_classes,)"""
+        filtered = self.filter.transform(millivolt[None].astype(np.float32))[0]
+        probability = predict_record(
+            self.network,
+            filtered,
+            self.standardise,
+            window=self.window,
+            objective=self.objective,
+            at_once=at_once,
+        )
+        return calibrate(probability[None], self.temperature, self.objective)[0]
+
+    def answer_files(self, files: list[Path], *, at_once: bool) -> np.ndarray:
+        return np.stack([self.answer(wfdb.rdsamp(str(file))[0].T, at_once=at_once) for file in files])
+
+
+def predict_files(stored: StoredRun, files: list[Path]) -> np.ndarray:
+    """Answer files as `predict.py` does, (n, n_classes)."""
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    return np.concatenate([predict_chunk(stored, [read_recording(file) for file in chunk]) for chunk in chunks])
+
+
+def one_by_one(answer: Callable[[np.ndarray], np.ndarray], recordings: list[Recording]) -> Callable[[], np.ndarray]:
+    """Return a function that answers the next recording in turn each time it is called."""
+    turns = cycle(recordings)
+    return lambda: answer(next(turns).signal)
+
+
+def measure_latency(
+    stored: StoredRun, plain: PlainWay, recordings: list[Recording], singles: int
+) -> dict[str, np.ndarray]:
+    """Return {side: milliseconds of each single record in memory}."""
+
+    def ask(millivolt: np.ndarray) -> np.ndarray:
+        return stored.predict(millivolt[None], stored.fs)
+
+    sides = {
+        ENGINE: one_by_one(ask, recordings),
+        BATCHED: one_by_one(partial(plain.answer, at_once=True), recordings),
+        SINGLE: one_by_one(partial(plain.answer, at_once=False), recordings),
+    }
+    interleaved(sides, 3)  # warm-up
+    return {side: 1000 * seconds for side, seconds in interleaved(sides, singles).items()}
+
+
+def most_apart(sides: dict[str, Callable[[], np.ndarray]]) -> float:
+    """Return the largest difference between the probabilities of the first side and another's; also warms up."""
+    first, *others = [side() for side in sides.values()]  # each (n, n_classes)
+    apart = max(float(np.abs(first - other).max()) for other in others)
+    if not apart <= MOST_APART:
+        raise UserError(f"the probabilities of both ways differ by up to {apart:.3f}")
+    return apart
+
+
 def benchmark(
     *, data: Path, artifacts: Path, model: str, records: int, repeats: int, singles: int, precision: Precision
 ) -> None:
-    for flag, value in (("--records", records), ("--repeats", repeats), ("--singles", singles)):
-        check_at_least(flag, value, 1)
-    predictor = load_model(artifacts, model, device="cpu", precision=precision)
-    config = predictor.config
-    if config["model"] not in MODELS:
+    check_at_least("--records", records, 1)
+    check_at_least("--repeats", repeats, 1)
+    check_at_least("--singles", singles, 1)
+    stored = load_model(artifacts, model, device="cpu", precision=precision)
+    if stored.config["model"] not in MODELS:
         raise UserError(f"--model {model} is no network: use one of codes/05 to 10")
-    network = load_network(artifacts / model, config)
-    plain, standardise = plain_network(network).eval(), Standardise(network.frontend)
-    steps = preprocessor(config["signals"])
-    column = "filename_lr" if config["signals"]["fs"] == 100 else "filename_hr"
-    names = read_database(data)[column]
+    plain = PlainWay.load(artifacts / model, stored)
+    names = read_database(data)["filename_lr" if stored.fs == 100 else "filename_hr"]
     files = [data / name for name in names.sample(min(records, len(names)), random_state=0)]
 
-    def plain_answer(millivolt: np.ndarray, at_once: bool) -> np.ndarray:
-        """(12, T) -> (5,)"""
-        filtered = steps.transform(millivolt[None].astype(np.float32))[0]
-        where = {"window": config["window"], "task": config["task"], "at_once": at_once}
-        probability = predict_record(plain, filtered, standardise, **where)
-        return calibrate(probability[None], config.get("temperature", 1.0), config["task"])[0]
-
-    def plain_way(at_once: bool) -> np.ndarray:
-        return np.stack([plain_answer(wfdb.rdsamp(str(file))[0].T, at_once) for file in files])
-
-    def engine() -> np.ndarray:
-        chunks = (files[i : i + CHUNK] for i in range(0, len(files), CHUNK))
-        return np.concatenate([predict_chunk(predictor, [read_recording(file) for file in chunk]) for chunk in chunks])
-
-    sides = {ENGINE: engine, BATCHED: partial(plain_way, True), SINGLE: partial(plain_way, False)}
-    answers = [side() for side in sides.values()]  # (n, 5); also warms up
-    apart = max(np.abs(answers[0] - answer).max() for answer in answers[1:])
-    if not apart <= MOST_APART:
-        raise UserError(f"the probabilities of both ways differ by up to {apart:.3f}")
+    sides = {
+        ENGINE: partial(predict_files, stored, files),
+        BATCHED: partial(plain.answer_files, files, at_once=True),
+        SINGLE: partial(plain.answer_files, files, at_once=False),
+    }
+    apart = most_apart(sides)
     print(f"{len(files)} records: probabilities of both ways differ by at most {apart:.5f}")
     seconds = interleaved(sides, repeats)
-
-    memory = [read_recording(file) for file in files[:50]]
-
-    def in_turn(answer: Callable[[np.ndarray], np.ndarray]) -> Callable[[], np.ndarray]:
-        recordings = cycle(memory)
-        return lambda: answer(next(recordings).signal)
-
-    single = {
-        ENGINE: in_turn(lambda millivolt: predictor.predict(millivolt[None], predictor.fs)),
-        BATCHED: in_turn(partial(plain_answer, at_once=True)),
-        SINGLE: in_turn(partial(plain_answer, at_once=False)),
-    }
-    interleaved(single, 3)  # warm-up
-    latency = {side: 1000 * s for side, s in interleaved(single, singles).items()}
+    memory = [read_recording(file) for file in files[:IN_MEMORY]]
+    latency = measure_latency(stored, plain, memory, singles)
 
     dtype = str(pick_dtype(precision, torch.device("cpu"))).removeprefix("torch.")
     table = pd.DataFrame({"side": list(sides), "model": model, "precision": [dtype, "float32", "float32"]})

@@ -1,8 +1,8 @@
 """The plain way, which the benchmarks compare with: how a good script trains and predicts without this engine.
 
-fp32 and `Conv1d` networks on (B, C, T); a `Dataset` that reads, crops, augments and standardises one record at a time
-in NumPy, and a `DataLoader` that collates them; a loop that reads the loss in each step for its progress line. Task,
-network, initial weights, changes to the signals, optimizer and schedule are those of `ecg.training`.
+fp32 and `Conv1d` networks on (B, C, T); a `Dataset` that reads, crops, augments and standardises one record at a time,
+and a `DataLoader` that collates them; a loop that reads the loss in each step for its progress line. Task, network,
+initial weights, augmentations, loss, optimizer and schedule are those of `ecg.trainer`.
 """
 
 import copy
@@ -14,11 +14,13 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from ecg.data import UV_PER_MV
-from ecg.inference import Task, window_starts
-from ecg.models.layers import ConcatPool, Frontend, Network, SqueezeExcite
+from ecg.augmentation import augment_batch
+from ecg.formats.wfdb import UV_PER_MV
+from ecg.inference import window_starts
+from ecg.models.layers import Body, ConcatPool, Frontend, Network, SqueezeExcite
 from ecg.models.xresnet1d import SelfAttention
-from ecg.training import Split
+from ecg.tasks import Objective
+from ecg.trainer import Loss, Records
 
 
 def plain_network(network: Network) -> nn.Module:
@@ -27,18 +29,28 @@ def plain_network(network: Network) -> nn.Module:
 
 
 def _convert(module: nn.Module) -> nn.Module:
+    if isinstance(module, Body):
+        return nn.Sequential(*(_convert(layer) for layer in module))
     if isinstance(module, nn.Conv2d):
-        sizes = module.kernel_size[1], module.stride[1], module.padding[1]
-        conv = nn.Conv1d(module.in_channels, module.out_channels, *sizes, bias=module.bias is not None)
-        conv.load_state_dict({name: v.squeeze(2) for name, v in module.state_dict().items()})
+        conv = nn.Conv1d(
+            module.in_channels,
+            module.out_channels,
+            kernel_size=module.kernel_size[1],
+            stride=module.stride[1],
+            padding=module.padding[1],
+            bias=module.bias is not None,
+        )
+        weights = {"weight": module.weight.squeeze(2)}  # (c_out, c_in, 1, kernel)
+        if module.bias is not None:
+            weights["bias"] = module.bias
+        conv.load_state_dict(weights)
         return conv
     if isinstance(module, nn.BatchNorm2d):
         norm = nn.BatchNorm1d(module.num_features, module.eps, module.momentum)
         norm.load_state_dict(module.state_dict())
         return norm
     if isinstance(module, nn.MaxPool2d):
-        kernel, stride, padding = (_over_time(v) for v in (module.kernel_size, module.stride, module.padding))
-        return nn.MaxPool1d(kernel, stride, padding)
+        return nn.MaxPool1d(_over_time(module.kernel_size), _over_time(module.stride), _over_time(module.padding))
     if isinstance(module, nn.AvgPool2d):
         return nn.AvgPool1d(_over_time(module.kernel_size), ceil_mode=module.ceil_mode)
     if isinstance(module, ConcatPool | SqueezeExcite | SelfAttention):
@@ -65,7 +77,7 @@ class _OneDimension(nn.Module):
 
 
 class Standardise:
-    """What `Frontend` does, for one record in NumPy: (12, T) millivolts -> (C, T)."""
+    """What `Frontend` does, for one record in NumPy: (n_leads, T) millivolts -> (C, T)."""
 
     def __init__(self, frontend: Frontend):
         self.fs, self.derivatives = frontend.fs, frontend.derivatives
@@ -77,33 +89,35 @@ class Standardise:
         return (x - self.mean) / self.std
 
 
-def augment_record(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change one record (12, T) as `ecg.augmentation.augment_batch` changes each of a batch."""
-    x = x * np.float32(rng.uniform(0.8, 1.2))
-    x += np.float32(rng.uniform(0, 0.05)) * rng.standard_normal(x.shape, dtype=np.float32)
-    x[rng.random(len(x)) < 0.05] = 0
-    return x
+def augment_record(millivolt: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """Change one record (n_leads, T) as the augmented runs change each of a batch."""
+    return augment_batch(torch.from_numpy(millivolt)[None], generator)[0].numpy()
 
 
 class PlainRecords(Dataset):
     """Augmented, standardised random crops of the training records; `array` is that of `signals.npy`."""
 
-    def __init__(self, array: np.ndarray, split: Split, standardise: Standardise, *, crop: int, seed: int):
-        self.array, self.split, self.standardise, self.crop = array, split, standardise, crop
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, array: np.ndarray, records: Records, standardise: Standardise, *, crop: int, seed: int):
+        self.array, self.records, self.standardise, self.crop = array, records, standardise, crop
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin new random numbers, of the crops and of the augmentation."""
+        self.rng, self.generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return len(self.split.rows)
+        return len(self.records)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # (C, crop), (5,)
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # (C, crop), (n_classes,)
         start = self.rng.integers(0, self.array.shape[-1] - self.crop, endpoint=True)
-        x = self.array[self.split.rows[i], :, start : start + self.crop].astype(np.float32) / UV_PER_MV
-        return torch.from_numpy(self.standardise(augment_record(x, self.rng))), torch.from_numpy(self.split.target[i])
+        crop = self.array[self.records.rows[i], :, start : start + self.crop]
+        x = augment_record(crop.astype(np.float32) / UV_PER_MV, self.generator)
+        return torch.from_numpy(self.standardise(x)), torch.from_numpy(self.records.target[i])
 
 
 def seed_worker(worker: int) -> None:
     """Give each worker of a `DataLoader` random numbers of its own, in every epoch others."""
-    get_worker_info().dataset.rng = np.random.default_rng(torch.initial_seed())
+    get_worker_info().dataset.reseed(torch.initial_seed())
 
 
 def plain_loader(records: PlainRecords, *, batch_size: int, workers: int) -> DataLoader:
@@ -119,34 +133,39 @@ def plain_loader(records: PlainRecords, *, batch_size: int, workers: int) -> Dat
 
 
 def plain_training(
-    network: nn.Module, loader: DataLoader, *, epochs: int, lr: float, weight_decay: float
+    network: nn.Module, loader: DataLoader, *, loss: Loss, epochs: int, lr: float, weight_decay: float
 ) -> Iterator[float]:
-    """Train on the task multilabel, a step for each value that is taken: the step's loss."""
-    criterion = nn.BCEWithLogitsLoss()
+    """Train with a step for each value that is taken: the step's loss. `loss` is made by `ecg.trainer.make_loss`."""
     optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay)
     steps = max(epochs * len(loader) + 1, 5)
     schedule = OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.25, final_div_factor=1e5 / 25)
     network.train()
     for _ in range(epochs):
         for x, y in loader:
-            loss = criterion(network(x), y)
+            value = loss(network(x), y)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             optimizer.step()
             schedule.step()
-            yield loss.item()
+            yield value.item()
 
 
 @torch.inference_mode()
 def predict_record(
-    network: nn.Module, millivolt: np.ndarray, standardise: Standardise, *, window: int, task: Task, at_once: bool
+    network: nn.Module,
+    millivolt: np.ndarray,
+    standardise: Standardise,
+    *,
+    window: int,
+    objective: Objective,
+    at_once: bool,
 ) -> np.ndarray:
-    """Return the probabilities (5,) of one record (12, T): the mean over its windows, overlapping by half.
+    """Return the probabilities (n_classes,) of one record (n_leads, T): the mean over its windows, overlapping by half.
 
     `at_once` gives the windows to the network as one batch, otherwise one after the other.
     """
     starts = window_starts(millivolt.shape[-1], window, overlap=True)
     windows = torch.stack([torch.from_numpy(standardise(millivolt[:, start : start + window])) for start in starts])
-    logits = network(windows) if at_once else torch.cat([network(one[None]) for one in windows])  # (W, 5)
-    probability = torch.sigmoid(logits) if task == "multilabel" else logits.softmax(dim=-1)
+    logits = network(windows) if at_once else torch.cat([network(one[None]) for one in windows])  # (W, n_classes)
+    probability = torch.sigmoid(logits) if objective == "multilabel" else logits.softmax(dim=-1)
     return probability.mean(dim=0).numpy()

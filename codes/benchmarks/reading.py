@@ -1,4 +1,4 @@
-"""How fast raw records are read: `ecg.data.read_record`, with all its checks, against `wfdb.rdsamp`.
+"""How fast raw records are read: `ecg.formats.wfdb.read_record`, with all its checks, against `wfdb.rdsamp`.
 
 Both read the same files, single-threaded and from a warm page cache, and take turns; wfdb reads a random subset of
 them, which is long enough. They must give the same int16 microvolts, bit for bit.
@@ -21,9 +21,11 @@ import wfdb
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import interleaved, plot_bars, print_ratio, write_results
-from ecg.artifacts import Folders, UserError, check_at_least, run
-from ecg.data import DURATION, UV_PER_MV, RecordError, read_record
+from ecg.artifacts import UserError
+from ecg.command_line import Folders, check_at_least, run
+from ecg.formats.wfdb import UV_PER_MV, RecordError, read_record
 from ecg.labels import read_database
+from ecg.preprocessing import DURATION
 
 FS = 100  # Hz
 

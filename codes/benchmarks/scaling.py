@@ -14,7 +14,7 @@ This should give, for each script, rates at the two largest sizes within 15 % of
 most 60 s on two cores; for training an anonymous memory at 100,000 records within 10 % of that at 21,799.
 """
 
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import print_ratio, write_results
-from ecg.artifacts import Folders, UserError, check_at_least, require, run, write_csv
+from ecg.artifacts import UserError, require, write_csv
+from ecg.command_line import Folders, check_at_least, run
 from ecg.labels import read_database
 from ecg.plots import COLOURS, panels, save_figure
 
@@ -64,7 +66,7 @@ def repeat_ptbxl(data: Path, folder: Path, n: int) -> None:
 def measure(script: str, *arguments: str) -> dict[str, float]:
     """Run a numbered script; return wall-clock and processor seconds and its peaks of memory in MB."""
     path = Path(__file__).resolve().parents[1] / script
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, started = os.times(), time.perf_counter()
     anonymous = total = 0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.DEVNULL, stderr=said)
@@ -77,9 +79,23 @@ def measure(script: str, *arguments: str) -> dict[str, float]:
         said.seek(0)
         if process.returncode:
             raise UserError(f"{script} {' '.join(arguments)} failed:\n{said.read()[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
     return {"seconds": seconds, "cpu_seconds": used, "peak_anonymous_mb": anonymous / 1e3, "peak_rss_mb": total / 1e3}
+
+
+def measure_scripts(data: Path, artifacts: Path, n: int, *, repeats: int, trains: bool) -> list[dict[str, Any]]:
+    """Run the scripts on a data set of `n` records; return a row of medians for each."""
+    rows = []
+    for script, flags in SCRIPTS.items():
+        if script == TRAINING and not trains:
+            continue
+        times = 1 if script == TRAINING else repeats
+        arguments = ("--data", str(data), "--artifacts", str(artifacts), *flags)
+        medians = pd.DataFrame([measure(script, *arguments) for _ in range(times)]).median().to_dict()
+        rows.append({"script": script, "n": n, "repeats": times, **medians})
+        print(f"{script}, {n:,} records: " + ", ".join(f"{k} {v:,.1f}" for k, v in medians.items()), flush=True)
+    return rows
 
 
 def memory_of(pid: int) -> dict[str, int]:
@@ -131,17 +147,7 @@ def benchmark(
         with tempfile.TemporaryDirectory(dir=scratch, prefix="scaling_") as folder:
             repeated, made = Path(folder, "PTB-XL"), Path(folder, "artifacts")
             repeat_ptbxl(data, repeated, n)
-            for script, flags in SCRIPTS.items():
-                trains = script == TRAINING
-                if trains and n not in (START_UP, *train_sizes):
-                    continue
-                runs = [
-                    measure(script, "--data", str(repeated), "--artifacts", str(made), *flags)
-                    for _ in range(1 if trains else repeats)
-                ]
-                medians = pd.DataFrame(runs).median().to_dict()
-                rows.append({"script": script, "n": n, "repeats": len(runs), **medians})
-                print(f"{script}, {n:,} records: " + ", ".join(f"{k} {v:,.1f}" for k, v in medians.items()), flush=True)
+            rows += measure_scripts(repeated, made, n, repeats=repeats, trains=n in (START_UP, *train_sizes))
     table = add_rates(pd.DataFrame(rows))
     print(table.round(2).to_string(index=False))
     write_results(table, artifacts, "scaling")

@@ -1,4 +1,4 @@
-"""How fast networks train: the engine of `ecg.training` against the plain way (`benchmarks/plain.py`), on the CPU.
+"""How fast networks train: the engine of `ecg.trainer` against the plain way (`benchmarks/plain.py`), on the CPU.
 
 Both do the same work: batches of equal size of augmented random crops, the same networks from the same initial
 weights, AdamW under a one-cycle schedule. In the engine a batch is one array that is augmented as a whole, and
@@ -25,7 +25,7 @@ resnet1d_large and xresnet1d and 3.0 times for inceptiontime; less where it is n
 import copy
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,34 +43,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import interleaved, plot_bars, print_ratio, write_results
 from benchmarks.plain import PlainRecords, Standardise, plain_loader, plain_network, plain_training, predict_record
-from ecg.artifacts import Folders, UserError, check_at_least, run
-from ecg.data import Signals, load_signals
+from ecg.artifacts import UserError
+from ecg.command_line import Folders, check_at_least, run
+from ecg.devices import pick_dtype, to_millivolt
 from ecg.distributed import World
-from ecg.inference import pick_dtype, predict, to_millivolt
+from ecg.hardware import machine
+from ecg.inference import network_probability
+from ecg.labels import read_splits
 from ecg.metrics import macro_auc
-from ecg.models import Network, build
-from ecg.predictions import machine
-from ecg.training import Batch, Split, Trainer, TrainingSettings, batches, load_split, steps_per_epoch
+from ecg.models import build
+from ecg.models.inception import Inception
+from ecg.models.layers import Network
+from ecg.models.resnet1d import ResNet1D
+from ecg.signals import Signals, load_signals
+from ecg.trainer import Batch, Records, Trainer, batches, load_records, make_loss, steps_per_epoch
+from ecg.training import TrainingSettings
 
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> model, size
-    "resnet1d_large": ("resnet1d", {"widths": (64, 128, 256, 512), "depth": 2, "kernels": (7, 7)}),
-    "inceptiontime": ("inception", {"kernels": (9, 19, 39)}),  # about the paper's 10, 20 and 40
-    "resnet1d": ("resnet1d", {}),
-    "inception": ("inception", {}),
-    "xresnet1d": ("xresnet1d", {}),
+LARGER: dict[str, Callable[..., nn.Module]] = {
+    "resnet1d_large": partial(ResNet1D, widths=(64, 128, 256, 512), depth=2, kernels=(7, 7)),
+    "inceptiontime": partial(Inception, kernels=(9, 19, 39)),  # about the paper's 10, 20 and 40
 }
 DEFAULTS = ("resnet1d", "inception", "xresnet1d")  # as scripts 05, 07 and 09 train them
+NETWORKS = (*LARGER, *DEFAULTS)
 EXPECTED = {"resnet1d_large": 2.0, "inceptiontime": 3.0, "xresnet1d": 2.0}
 WARM_UP = 2  # steps of each side before the measured ones
 OPERATORS = 15  # of a profile, those that take longest
-PLAIN = ("plain, 0 workers", "plain, 2 workers")
-TASK = "multilabel"
+WORKERS = {"plain, 0 workers": 0, "plain, 2 workers": 2}
+OBJECTIVE = "multilabel"
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Settings(Folders):
-    networks: tuple[str, ...] = tuple(NETWORKS)
+    networks: tuple[str, ...] = NETWORKS
     """Those to measure."""
     steps: int = 8
     """Measured steps of each side."""
@@ -86,49 +91,76 @@ class Settings(Folders):
     """Of these trainings."""
 
 
-def start(name: str, signals: Signals, seed: int = 0) -> Network:
+@dataclass(frozen=True)
+class Work:
+    """What both ways are given to train on: records, `size` of them in a batch, and `crop` samples of each."""
+
+    signals: Signals
+    records: Records
+    size: int
+    crop: int
+
+    @property
+    def n_classes(self) -> int:
+        return self.records.target.shape[1]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.records), self.size)
+
+    def batches(self, epoch: int, seed: int) -> Iterator[Batch]:
+        return batches(
+            self.signals.array, self.records, size=self.size, crop=self.crop, seed=seed, epoch=epoch, device=CPU
+        )
+
+
+def start(name: str, signals: Signals, n_classes: int, seed: int = 0) -> Network:
     """Return a network with its initial weights."""
     torch.manual_seed(seed)
-    model, size = NETWORKS[name]
-    return build(model, signals.meta, **size)
+    if name not in LARGER:
+        return build(name, signals.meta, n_classes=n_classes)
+    frontend = build(DEFAULTS[0], signals.meta, n_classes=n_classes).frontend
+    return Network(frontend, LARGER[name](len(frontend.mean), n_classes, fs=signals.fs), n_classes)
 
 
-def new_trainer(network: Network, dtype: torch.dtype, steps: int) -> Trainer:
+def new_trainer(network: Network, work: Work, dtype: torch.dtype, epochs: int) -> Trainer:
     usual = TrainingSettings()
     return Trainer(
         copy.deepcopy(network),
-        steps=steps,
+        steps=epochs * work.steps_per_epoch,
         lr=usual.lr,
         weight_decay=usual.weight_decay,
-        average=usual.average,
-        task=TASK,
+        ema=usual.ema,
+        loss=make_loss(OBJECTIVE, work.records.target),
+        objective=OBJECTIVE,
         augment=True,
         world=World(CPU),
         dtype=dtype,
     )
 
 
-def engine_training(trainer: Trainer, epochs: int, **where: Any) -> Iterator[Batch]:
-    """Train as `ecg.training` does, a step for each value that is taken; `where` goes to `batches`."""
+def engine_training(trainer: Trainer, work: Work, epochs: int, seed: int = 0) -> Iterator[Batch]:
+    """Train as `ecg.training` does, a step for each value that is taken."""
     total = torch.zeros(())
     trainer.network.train()
     for epoch in range(1, epochs + 1):
-        for batch in batches(**where, device=CPU, epoch=epoch):
+        for batch in work.batches(epoch, seed):
             loss = trainer.loss(batch)
             trainer.step(loss)
             total += loss.detach() * len(batch.target)
             yield batch
 
 
-def new_plain(network: Network, signals: Signals, split: Split, *, crop: int, size: int, workers: int, seed: int = 0):
+def new_plain(network: Network, work: Work, workers: int, seed: int = 0) -> tuple[nn.Module, DataLoader]:
     """Return the network and the `DataLoader` of a plain training from the same weights."""
-    records = PlainRecords(signals.array, split, Standardise(network.frontend), crop=crop, seed=seed)
-    return plain_network(network), plain_loader(records, batch_size=size, workers=workers)
+    records = PlainRecords(work.signals.array, work.records, Standardise(network.frontend), crop=work.crop, seed=seed)
+    return plain_network(network), plain_loader(records, batch_size=work.size, workers=workers)
 
 
-def train_plain(network: nn.Module, loader: DataLoader, epochs: int) -> Iterator[float]:
+def train_plain(network: nn.Module, loader: DataLoader, work: Work, epochs: int) -> Iterator[float]:
     usual = TrainingSettings()
-    return plain_training(network, loader, epochs=epochs, lr=usual.lr, weight_decay=usual.weight_decay)
+    loss = make_loss(OBJECTIVE, work.records.target)
+    return plain_training(network, loader, loss=loss, epochs=epochs, lr=usual.lr, weight_decay=usual.weight_decay)
 
 
 def check_same(network: Network, millivolt: torch.Tensor) -> None:
@@ -170,38 +202,36 @@ def profile_step(training: Iterator[Batch]) -> pd.DataFrame:
     return table.assign(share=table.self_ms / table.self_ms.sum()).head(OPERATORS)
 
 
-def measure(
-    name: str, signals: Signals, split: Split, *, steps: int, size: int, crop: int, rates: dict[torch.dtype, float]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return one network's speeds, a row per side, and the profile of its fastest engine."""
-    network = start(name, signals)
-    where = {"array": signals.array, "split": split, "size": size, "crop": crop, "seed": 0}
-    batch = next(batches(**where, device=CPU, epoch=0))
+def measure(name: str, work: Work, steps: int, rates: dict[torch.dtype, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one network's speeds, a row per side, and the profile of its fastest engine.
+
+    `rates` are {type of the engine: floating point operations per second of a matrix product in it}.
+    """
+    network = start(name, work.signals, work.n_classes)
+    batch = next(work.batches(epoch=0, seed=0))
     check_same(network, to_millivolt(batch.microvolt[:8], CPU))
 
-    epochs = -(-(WARM_UP + steps + 2) // steps_per_epoch(len(split.rows), size))
-    total = epochs * steps_per_epoch(len(split.rows), size)
-    dtypes = {f"engine, {str(dtype).removeprefix('torch.')}": dtype for dtype in rates}
-    sides = {
-        side: engine_training(new_trainer(network, dtype, total), epochs, **where) for side, dtype in dtypes.items()
-    }
-    for side, workers in zip(PLAIN, (0, 2), strict=True):
-        plain, loader = new_plain(network, signals, split, crop=crop, size=size, workers=workers)
-        sides[side] = train_plain(plain, loader, epochs)
-    interleaved({side: partial(next, training) for side, training in sides.items()}, WARM_UP)
+    epochs = -(-(WARM_UP + steps + 2) // work.steps_per_epoch)
+    dtypes = {f"engine, {plainly(dtype)}": dtype for dtype in rates}
+    sides: dict[str, Iterator] = {}
+    for side, dtype in dtypes.items():
+        sides[side] = engine_training(new_trainer(network, work, dtype, epochs), work, epochs)
+    for side, workers in WORKERS.items():
+        sides[side] = train_plain(*new_plain(network, work, workers), work, epochs)
+    turns = {side: partial(next, training) for side, training in sides.items()}
+    interleaved(turns, WARM_UP)
     # by the next turn of the workers their queue is full again, as it is in a training they can keep up with
-    seconds = interleaved({side: partial(next, training) for side, training in sides.items()}, steps)
+    seconds = interleaved(turns, steps)
 
-    flop = count_flop(new_trainer(network, torch.float32, total), batch)
-    table = pd.DataFrame(
-        {"network": name, "weights": sum(p.numel() for p in network.parameters()), "side": list(sides)}
-    )
-    table["batch_size"], table["crop"], table["steps"], table["threads"] = size, crop, steps, torch.get_num_threads()
+    flop = count_flop(new_trainer(network, work, torch.float32, epochs), batch)
+    table = pd.DataFrame({"network": name, "weights": n_weights(network), "side": list(sides)})
+    table["batch_size"], table["crop"], table["steps"] = work.size, work.crop, steps
+    table["threads"] = torch.get_num_threads()
     table["seconds_per_step"] = [np.median(s) for s in seconds.values()]
     table["slowest_step"] = [s.max() for s in seconds.values()]
     table["fastest_step"] = [s.min() for s in seconds.values()]
-    table["samples_per_second"] = size / table.seconds_per_step
-    table["to_plain"] = table.samples_per_second / table.samples_per_second[table.side.isin(PLAIN)].max()
+    table["samples_per_second"] = work.size / table.seconds_per_step
+    table["to_plain"] = table.samples_per_second / table.samples_per_second[table.side.isin(WORKERS)].max()
     table["flop_per_second"] = flop / table.seconds_per_step
     reached = table.side.map(dtypes).fillna(torch.float32).map(rates)
     table["share_of_matmul"] = table.flop_per_second / reached
@@ -212,54 +242,90 @@ def measure(
     return table, profiled
 
 
-def compare_auc(
-    name: str, seed: int, signals: Signals, splits: dict[str, Split], *, epochs: int, size: int, crop: int, workers: int
-) -> dict[str, Any]:
-    """Train one network both ways to the end; return the macro AUCs on the validation fold."""
-    network, train, val = start(name, signals, seed), splits["train"], splits["val"]
-    dtype, window = pick_dtype("auto", CPU), {"window": crop, "task": TASK}
-    trainer = new_trainer(network, dtype, epochs * steps_per_epoch(len(train.rows), size))
-    for _ in engine_training(trainer, epochs, array=signals.array, split=train, size=size, crop=crop, seed=seed):
-        pass
-    ours = predict(trainer.average, signals.array, val.rows, **window, device=CPU, dtype=dtype)
+def plainly(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
-    plain, loader = new_plain(network, signals, train, crop=crop, size=size, workers=workers, seed=seed)
-    for _ in train_plain(plain, loader, epochs):
+
+def n_weights(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def compare_auc(name: str, seed: int, work: Work, val: Records, *, epochs: int, workers: int) -> dict[str, Any]:
+    """Train one network both ways to the end; return the macro AUCs on the validation fold."""
+    network, signals = start(name, work.signals, work.n_classes, seed), work.signals
+    dtype = pick_dtype("auto", CPU)
+    trainer = new_trainer(network, work, dtype, epochs)
+    for _ in engine_training(trainer, work, epochs, seed):
+        pass
+    ours = network_probability(
+        trainer.ema_network, signals.array, val.rows, window=work.crop, objective=OBJECTIVE, device=CPU, dtype=dtype
+    )
+    plain, loader = new_plain(network, work, workers, seed)
+    for _ in train_plain(plain, loader, work, epochs):
         pass
     plain.eval()
     standardise = Standardise(network.frontend)
     theirs = [
-        predict_record(plain, millivolt, standardise, **window, at_once=True)
+        predict_record(plain, millivolt, standardise, window=work.crop, objective=OBJECTIVE, at_once=True)
         for millivolt in signals.millivolt(val.ecg_id)
     ]
-    auc = {"auc_engine": macro_auc(val.target, ours), "auc_plain": macro_auc(val.target, np.stack(theirs))}
-    row = {"network": name, "seed": seed, "epochs": epochs, "n_train": len(train.rows), "n_val": len(val.rows), **auc}
-    return row | {"difference": auc["auc_engine"] - auc["auc_plain"]}
+    auc_engine, auc_plain = macro_auc(val.target, ours), macro_auc(val.target, np.stack(theirs))
+    return {
+        "network": name,
+        "seed": seed,
+        "epochs": epochs,
+        "n_train": len(work.records),
+        "n_val": len(val),
+        "auc_engine": auc_engine,
+        "auc_plain": auc_plain,
+        "difference": auc_engine - auc_plain,
+    }
 
 
 def compare_aucs(
-    speeds: pd.DataFrame,
-    signals: Signals,
-    splits: dict[str, Split],
-    *,
-    seeds: tuple[int, ...],
-    epochs: int,
-    **sizes: int,
+    speeds: pd.DataFrame, work: Work, val: Records, *, seeds: tuple[int, ...], epochs: int
 ) -> pd.DataFrame:
     """Return `compare_auc` of every default network and seed; `speeds` holds what `measure` found."""
     names = [name for name in DEFAULTS if name in set(speeds.network)]
-    plain = speeds[speeds.side.isin(PLAIN)].sort_values("samples_per_second").groupby("network").last()
-    engine = speeds[~speeds.side.isin(PLAIN)].groupby("network").first()
+    plain = speeds[speeds.side.isin(WORKERS)].sort_values("samples_per_second").groupby("network").last()
+    engine = speeds[~speeds.side.isin(WORKERS)].groupby("network").first()
     per_sample = (1 / plain.samples_per_second + 1 / engine.samples_per_second)[names].sum()
-    minutes = len(seeds) * epochs * len(splits["train"].rows) * per_sample / 60
+    minutes = len(seeds) * epochs * len(work.records) * per_sample / 60
     print(f"--auc trains {' '.join(names)} both ways, seeds {seeds}, {epochs} epochs: about {minutes:.0f} minutes")
     rows = []
     for name in names:
-        workers = PLAIN.index(plain.side[name]) * 2
+        workers = WORKERS[plain.side[name]]
         for seed in seeds:
-            rows.append(compare_auc(name, seed, signals, splits, epochs=epochs, workers=workers, **sizes))
-            print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
+            row = compare_auc(name, seed, work, val, epochs=epochs, workers=workers)
+            rows.append(row)
+            print(
+                f"{name}  seed {seed}  engine {row['auc_engine']:.4f}  plain {row['auc_plain']:.4f}  "
+                f"difference {row['difference']:+.4f}",
+                flush=True,
+            )
     return pd.DataFrame(rows)
+
+
+def whole_batches(records: Records, size: int) -> Records:
+    """Leave out the last records, so that every batch of both sides has the same size."""
+    n = len(records) // size * size
+    if not n:
+        raise UserError(f"--batch-size {size}: there are only {len(records)} training records")
+    return Records(records.rows[:n], records.ecg_id[:n], records.target[:n])
+
+
+def matmul_rates(size: int) -> dict[torch.dtype, float]:
+    """Measure and print the rates of matrix products in the type that `--precision auto` takes, and in float32."""
+    automatic = pick_dtype("auto", CPU)
+    rates = {dtype: matmul_rate(dtype, size) for dtype in dict.fromkeys((automatic, torch.float32))}
+    able = [name for name, has in torch.cpu.get_capabilities().items() if has and name in ("avx512_bf16", "amx_bf16")]
+    print(
+        f"{machine()['hardware']}, {torch.get_num_threads()} threads, {' and '.join(able) or 'no bf16 instructions'}; "
+        f"--precision auto is {plainly(automatic)}; matrix products: "
+        + ", ".join(f"{plainly(dtype)} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()),
+        flush=True,
+    )
+    return rates
 
 
 def benchmark(
@@ -278,29 +344,19 @@ def benchmark(
         raise UserError(f"--networks {unknown.pop()}: use some of {', '.join(NETWORKS)}")
     if auc and not set(networks) & set(DEFAULTS):
         raise UserError(f"--auc needs one of {', '.join(DEFAULTS)} in --networks")
-    for flag, value, least in (("--steps", steps, 1), ("--batch-size", batch_size, 2), ("--epochs", epochs, 1)):
-        check_at_least(flag, value, least)
-    signals = load_signals(artifacts)
-    splits = {name: load_split(artifacts, signals, name, TASK) for name in ("train", "val")}
+    check_at_least("--steps", steps, 1)
+    check_at_least("--batch-size", batch_size, 2)
+    check_at_least("--epochs", epochs, 1)
+    signals, task = load_signals(artifacts), read_splits(artifacts).first
     crop = round(TrainingSettings().crop_seconds * signals.fs)
-    whole = len(splits["train"].rows) // batch_size * batch_size  # so that every batch of both sides has that size
-    if not whole:
-        raise UserError(f"--batch-size {batch_size}: there are only {len(splits['train'].rows)} training records")
-    split = Split(*(part[:whole] for part in vars(splits["train"]).values()))
+    records = load_records(artifacts, signals, "train", task, OBJECTIVE)
+    work = Work(signals, whole_batches(records, batch_size), batch_size, crop)
+    rates = matmul_rates(matrix)
 
-    automatic = pick_dtype("auto", CPU)
-    rates = {dtype: matmul_rate(dtype, matrix) for dtype in dict.fromkeys((automatic, torch.float32))}
-    able = [name for name, has in torch.cpu.get_capabilities().items() if has and name in ("avx512_bf16", "amx_bf16")]
-    print(
-        f"{machine()['hardware']}, {torch.get_num_threads()} threads, {' and '.join(able) or 'no bf16 instructions'}; "
-        f"--precision auto is {str(automatic).removeprefix('torch.')}; matrix products: "
-        + ", ".join(f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()),
-        flush=True,
-    )
     tables, profiles = [], []
     for name in networks:
         started = time.perf_counter()
-        table, profiled = measure(name, signals, split, steps=steps, size=batch_size, crop=crop, rates=rates)
+        table, profiled = measure(name, work, steps, rates)
         tables.append(table)
         profiles.append(profiled)
         shown = ["side", "seconds_per_step", "samples_per_second", "to_plain", "share_of_matmul"]
@@ -312,12 +368,12 @@ def benchmark(
     bars = {f"{row.network}: {row.side}": row.samples_per_second for row in table.itertuples()}
     plot_bars(bars, artifacts, "training", xlabel="records per second", title=f"Training on crops of {crop} samples")
     if auc:
-        sizes = {"size": batch_size, "crop": crop}
-        compared = compare_aucs(table, signals, splits, seeds=seeds, epochs=epochs, **sizes)
+        val = load_records(artifacts, signals, "val", task, OBJECTIVE)
+        compared = compare_aucs(table, Work(signals, records, batch_size, crop), val, seeds=seeds, epochs=epochs)
         write_results(compared, artifacts, "training_auc")
         for name, difference in compared.groupby("network", sort=False).difference.mean().items():
             print(f"{name}: validation macro AUC, engine - plain: {difference:+.4f} (mean over seeds; within .005)")
-    for row in table[~table.side.isin(PLAIN)].itertuples():
+    for row in table[~table.side.isin(WORKERS)].itertuples():
         least = f", at least {EXPECTED[row.network]:.1f} with fast bf16" if row.network in EXPECTED else ""
         print_ratio(row.to_plain, f"{row.network}: {row.side} / plain, samples per second{least}")
 
