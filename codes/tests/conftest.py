@@ -1,13 +1,17 @@
 """What the tests share: data sets made once per session, and one whole run of the pipeline on synthetic records."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 import torch
+
+from ecg.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = ROOT / "codes"
@@ -20,7 +24,20 @@ META = {
 }
 
 # A pipeline small enough for a test: what is checked is that everything is there and fits together.
-TINY = ("00.records=200", "0[5-9].epochs=1", "10.epochs=1", "*.replicates=50")
+TINY = (
+    "00.records=120",
+    "04.trees=5",
+    "04.boosting_rounds=2",
+    "04.kernels=84",
+    "0[5-9].epochs=1",
+    "10.epochs=1",
+    "0[5-9].width=0.25",
+    "10.width=0.25",
+    "09.lr_finder=false",  # 10 shows that it works
+    "*.replicates=50",
+    "13.records_per_class=1",
+    "13.steps=2",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,14 @@ class Demo:
     artifacts: Path
     command: tuple[str, ...]
     output: str
+
+
+def real_ptbxl() -> Path | None:
+    """Return the folder of the real PTB-XL, which tests only read: the project's own, or one beside the project."""
+    for folder in (ROOT / "PTB-XL", ROOT.parent / "shared" / "PTB-XL"):
+        if (folder / "ptbxl_database.csv").exists():
+            return folder
+    return None
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +70,8 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ptbxl(request: pytest.FixtureRequest) -> Path:
-    """The real PTB-XL if it lies beside the project (only read), else the synthetic one."""
-    real = ROOT.parent / "shared" / "PTB-XL"
-    return real if (real / "ptbxl_database.csv").exists() else request.getfixturevalue("synthetic")
+    """The real PTB-XL where there is one, else the synthetic one."""
+    return real_ptbxl() or request.getfixturevalue("synthetic")
 
 
 @pytest.fixture(scope="session")
@@ -65,23 +89,49 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture(scope="session")
 def prepared(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifacts folder with the splits and signals of a small synthetic PTB-XL."""
-    from ecg.data import preprocess
+    """An artifacts folder with the splits and signals of a small synthetic PTB-XL; the first task has superclasses."""
     from ecg.labels import make_splits
+    from ecg.preprocessing import preprocess
 
     artifacts = tmp_path_factory.mktemp("prepared")
-    make_splits(data=synthetic, artifacts=artifacts, split="folds", label_policy="any")
-    preprocess(data=synthetic, artifacts=artifacts, sampling_rate=100, band=(0.5, 40.0), limit_mv=8.0, strict=False)
+    make_splits(data=synthetic, artifacts=artifacts)
+    preprocess(data=synthetic, artifacts=artifacts)
     return artifacts
 
 
 @pytest.fixture
 def artifacts(prepared: Path, tmp_path: Path) -> Path:
-    """The same in a folder of the test's own: the signals linked, the tables copied."""
-    (tmp_path / "signals").symlink_to(prepared / "signals")
+    """The same in a folder of the test's own."""
+    return share_inputs(prepared, tmp_path)
+
+
+def share_inputs(prepared: Path, folder: Path) -> Path:
+    """Give `folder` what a training reads: the signals linked, the tables copied."""
+    (folder / "signals").symlink_to(prepared / "signals")
     for path in prepared.glob("ptbxl_*"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def warm() -> BaseContext:
+    """Processes that begin as copies of one that has imported PyTorch already, which is most of what they cost."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork processes")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warmed_up"])
+    with pytest.MonkeyPatch.context() as patch:  # of the server, which starts with the first process
+        paths = [str(CODES), str(CODES / "tests"), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("PYTHONHASHSEED", "4711")
+        context.Process(target=print).start()
+    return context
+
+
+def task_of_size(n: int) -> Task:
+    """Return a task with `n` classes, each made of one statement."""
+    classes = tuple(f"C{i:02d}" for i in range(n))
+    return Task(f"of_{n}", classes, tuple(f"class {i}" for i in range(n)), tuple((name,) for name in classes))
 
 
 def best_weights(folder: Path) -> dict[str, torch.Tensor]:

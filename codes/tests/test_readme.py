@@ -1,0 +1,121 @@
+"""README: where to change what is where it says, and its result tables are those of the artifacts."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import CODES, ROOT
+
+from ecg.models import MODELS
+from ecg.tasks import BENCHMARK, task_from_csv
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = {  # name in README's table: run
+    "Ensemble": "ensemble",
+    "Inception": "inception_standard",
+    "Inception, augmented": "inception_augmented",
+    "ResNet1D": "resnet_standard",
+    "ResNet1D, augmented": "resnet_augmented",
+    "XResNet1D": "xresnet_standard",
+    "XResNet1D, augmented": "xresnet_augmented",
+    "MiniRocket + ridge": "baseline/minirocket_ridge",
+    "MiniRocket + logistic regression": "baseline/minirocket_logistic",
+    "gradient boosting on 96 lead statistics": "baseline/hist_gradient_boosting",
+    "random forest on 96 lead statistics": "baseline/random_forest",
+    "prevalence": "baseline/naive",
+}
+
+
+def section(title: str) -> str:
+    return README.split(f"{title}\n", 1)[1].split("\n#", 1)[0]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of the first table in a text, without its head."""
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].strip().split("\n")
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def shown(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+@pytest.fixture(scope="module")
+def metrics() -> pd.DataFrame:
+    table = pd.read_csv(ROOT / "artifacts" / "final_results" / "metrics.csv")
+    return table[table.split == "test"].set_index(["run", "task", "view", "label", "metric"]).sort_index()
+
+
+def test_what_a_fork_changes_is_where_the_five_lines_say():
+    lines = [line for line in README.split("Where to change something:")[1].split("\n") if line.startswith("- ")][:5]
+    assert len(lines) == 5
+    for line in lines:
+        words = re.findall(r"`([^`]+)`", README[README.index(line) :].split("\n- ", 1)[0].split("\n\n", 1)[0])
+        files = [word for word in words if word.startswith("codes/") and word.endswith(".py")]
+        names = [word for word in words if re.fullmatch(r"\w+", word)]
+        assert files and names, line
+        for name in names:
+            defined = rf"^(?:class|def) {name}\b|^{name}\b.*=|    def {name}\b"
+            assert any(re.search(defined, (ROOT / file).read_text(), re.MULTILINE) for file in files), (name, files)
+
+
+def test_a_task_is_made_from_the_csv_that_the_readme_shows(tmp_path: Path, synthetic: Path):
+    from ecg.tasks import read_statements
+
+    path = tmp_path / "rhythms.csv"
+    path.write_text(re.search(r"```csv\n(.*?)```", README, re.DOTALL)[1])
+    task = task_from_csv(path, read_statements(synthetic))
+    assert task.name == "rhythms" and task.classes == ("irregular", "paced", "sinus")
+    assert task.statements[0] == ("AFIB", "AFLT")
+
+
+def test_scripts_and_names_in_commands_exist():
+    for script in set(re.findall(r"(?:python|\d) (codes/[\w/]+\.py)", README)):
+        assert (ROOT / script).exists(), script
+    for name in re.findall(r"--model (\w+) --labels", README):
+        assert name in MODELS
+    assert all(f"`{name}`" in README for name in BENCHMARK)
+
+
+def test_the_table_of_superclasses_is_that_of_the_artifacts(metrics: pd.DataFrame):
+    rows = rows_of(section("### Superclasses"))
+    assert {row[0].strip("*") for row in rows} == set(SHOWN)
+    columns = {
+        2: ("multilabel", "auc"),
+        4: ("multilabel", "ap"),
+        5: ("multiclass", "accuracy"),
+        6: ("multiclass", "f1"),
+    }
+    for row in rows:
+        run = SHOWN[row[0].strip("*")]
+        for column, (view, metric) in columns.items():
+            found = metrics.loc[run, "superdiagnostic", view, "macro", metric]
+            expected = f"{shown(found.value)} [{shown(found.ci_low)}, {shown(found.ci_high)}]"
+            assert row[column] == expected, (run, metric)
+        ece = metrics.loc[run, "superdiagnostic", "multilabel", "macro", "ece"].value
+        chance = metrics.loc[run, "superdiagnostic", "multilabel", "macro", "ece_by_chance"].value
+        assert row[7] == f"{shown(ece)} ({shown(chance)})", run
+
+
+def test_the_table_of_six_tasks_is_that_of_the_artifacts(metrics: pd.DataFrame):
+    runs = ("resnet_standard_all", "inception_standard_all", "xresnet_standard_all", "ensemble_all")
+    rows = rows_of(section("### All statements: one network, six answers"))
+    assert {row[0] for row in rows} == set(BENCHMARK)
+    for task, n, classes, *cells in rows:
+        for run, cell in zip(runs, cells, strict=False):
+            whole = metrics.loc[run, task, "multilabel", "macro", "auc"]
+            key = (run, task, "multilabel", "macro5", "auc")
+            five = metrics.loc[key] if key in metrics.index else whole
+            assert cell == f"{shown(whole.value)}; {shown(five.value)} [{shown(five.ci_low)}, {shown(five.ci_high)}]"
+            assert classes == f"{whole.classes:.0f}; {five.classes:.0f}" and n == f"{whole.n:.0f}"
+
+
+def test_both_commands_of_the_first_page_are_those_that_the_project_has():
+    first = re.search(r"```sh\n(.*?)```", README, re.DOTALL)[1]
+    assert "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt" in first
+    assert ".venv/bin/python codes/run_all.py --demo" in first and ".venv/bin/python -m pytest" in first
+    done = subprocess.run([sys.executable, CODES / "run_all.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--demo" in done.stdout
