@@ -30,6 +30,8 @@ CODES = Path(__file__).resolve().parent
 DEMO = (
     "00.demo=true",
     "00.records=800",
+    "0[5-9].width=0.5",
+    "10.width=0.5",
     "0[5-9].epochs=9",
     "10.epochs=9",
     "0[5-9].batch_size=64",
@@ -59,7 +61,7 @@ class Settings:
     """Train each network (05-10) once per seed, 0 among them. Others get a folder seedN inside the run's."""
     name: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = ""
     """Name of the run of the one training that is chosen: it is trained beside the one without a name."""
-    jobs: int = 1
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 1, with --demo 2)")] = None
     """Number of stages at work at the same time; they share the cores."""
     flags: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="STAGE.FLAG=VALUE...", help_behavior_hint="")
@@ -106,7 +108,7 @@ def run_all(
         places,
         forced={job.name: forced[job.stage] for job in selected if job.stage in forced},
         untouched=[job.name for job in selected if job.stage.number == "00" and keep_data],
-        parallel=settings.jobs,
+        parallel=settings.jobs or (2 if settings.demo else 1),
         dry_run=settings.dry_run,
     )
 
@@ -115,7 +117,7 @@ def check(settings: Settings) -> None:
     """Raise a `UserError` for settings that contradict each other or are out of range."""
     if settings.start and settings.only:
         raise UserError("--from and --only: use one of them")
-    if settings.jobs < 1 or min(settings.seeds, default=0) < 0:
+    if (settings.jobs is not None and settings.jobs < 1) or min(settings.seeds, default=0) < 0:
         raise UserError("--jobs must be at least 1, and --seeds at least 0")
     if 0 not in settings.seeds:
         raise UserError("--seeds needs 0 among them: it is the one that stages 12 and 13 look at")

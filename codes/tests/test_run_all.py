@@ -187,7 +187,7 @@ class Mini:
         (self.codes / "ecg" / "page.html.j2").write_text("page")
 
     def settings(self, **settings) -> Settings:
-        return Settings(**{"demo": True, "data": self.data, "artifacts": self.artifacts} | settings)
+        return Settings(**{"demo": True, "jobs": 1, "data": self.data, "artifacts": self.artifacts} | settings)
 
     def run(self, *, code: int = 0, **settings) -> str:
         """Return what run_all printed; afterwards `ran` has the stages that ran."""
