@@ -19,6 +19,8 @@ class Settings(Folders):
     """The task, such as form, or one that 02 made from a CSV file. By default the first one that 02 was given."""
     name: str = ""
     """Folder of the runs below --artifacts instead of `baseline` or `baseline_LABELS`."""
+    overwrite: bool = False
+    """Replace baselines in that folder although they were trained with other settings."""
     objective: Annotated[Objective, tyro.conf.arg(aliases=["--task"])] = "multilabel"
     """multilabel: any number of classes per record; multiclass: trained on records with exactly one."""
     seed: int = 0

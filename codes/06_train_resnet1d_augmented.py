@@ -17,4 +17,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="resnet1d", net="resnet"), Settings, __doc__, PRESETS)
+    run(partial(train, model="resnet1d"), Settings, __doc__, PRESETS)

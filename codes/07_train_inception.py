@@ -17,4 +17,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="inception", net="inception"), Settings, __doc__, PRESETS)
+    run(partial(train, model="inception"), Settings, __doc__, PRESETS)

@@ -19,4 +19,4 @@ class Settings(TrainingSettings):
 
 
 if __name__ == "__main__":
-    run(partial(train, model="xresnet1d", net="xresnet"), Settings, __doc__, PRESETS)
+    run(partial(train, model="xresnet1d"), Settings, __doc__, PRESETS)

@@ -26,7 +26,7 @@ from ecg.stages import DATABASE, PLANTED, STAGES, Stage
 
 CODES = Path(__file__).resolve().parent
 
-# What --demo changes; --set has the last word.
+# What --demo changes; --set can change it again.
 DEMO = (
     "00.demo=true",
     "00.records=800",

@@ -8,6 +8,7 @@ the record they overlap a little), while predictions are averaged over windows t
 
 import copy
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from captum.attr import IntegratedGradients, Saliency
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter1d
 from scipy.stats import binomtest, rankdata
+from torch import nn
 from tqdm import tqdm
 
 from ecg.artifacts import UserError, write_csv
@@ -100,7 +102,7 @@ def explain(
     check_at_least("--steps", steps, 1)
     check_at_least("--seed", seed, 0)
     folder = artifacts / "interpretability_results"
-    source = find_network_run(artifacts, run)
+    source, splits = find_network_run(artifacts, run), read_splits(artifacts)
     signals = load_signals(artifacts)
     if source.config["signals"]["fs"] != signals.fs:
         raise UserError(
@@ -121,7 +123,7 @@ def explain(
     sanity += randomisation(subject.take(some), fresh, {m: maps[m][some] for m in METHODS}, steps=-(-steps // 2))
     sanity += deletion(subject, heats)
     if (data / "planted_signs.csv").exists():
-        sanity += pointing(subject, heats, _planted_masks(data, source.task, chosen, signals))
+        sanity += pointing(subject, heats, _planted_masks(data, splits.tasks[source.task.name], chosen, signals))
     table = pd.DataFrame(sanity, columns=list(SANITY_COLUMNS))
 
     for old in folder.glob("example_*.png"):  # of another choice of records
@@ -272,12 +274,11 @@ def attribute(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return signed attributions (n, 2, n_leads, T), kinds in the order of KINDS, and errors (n,).
 
-    `saliency` is the gradient (Simonyan et al.
-    2014). `integrated_gradients` (Sundararajan et al. 2017) goes from the zero signal, the isoelectric line, along
-    `steps` points of Gauss-Legendre quadrature, and adds up to the logit's difference between record and zero signal.
-    Errors are what the sum misses relative to that difference, or to one logit if the difference is smaller; nan for
-    saliency, which promises no sum. Where windows overlap, the attribution is the mean over them, so that no part
-    of a record counts twice; the sum holds before that division.
+    `saliency` is the gradient (Simonyan et al. 2014). `integrated_gradients` (Sundararajan et al. 2017) goes from the
+    zero signal, the isoelectric line, along `steps` points of Gauss-Legendre quadrature, and adds up to the logit's
+    difference between record and zero signal. Errors are what the sum misses relative to that difference, or to one
+    logit if the difference is smaller; nan for saliency, which promises no sum. Where windows overlap, the attribution
+    is the mean over them, so that no part of a record counts twice; the sum holds before that division.
     Where a network has no derivative channels, their attribution is 0.
     """
     if method not in METHODS:
@@ -289,21 +290,24 @@ def attribute(
     result = np.zeros((n, len(KINDS), n_leads, length), np.float32)
     errors = np.full(n, np.nan)
     pairs = zip(subject.millivolt, subject.target, strict=True)
-    for i, (record, label) in enumerate(tqdm(pairs, method, n, disable=not progress, mininterval=1)):
-        windows = torch.from_numpy(np.stack([record[:, s : s + window] for s in starts])).to(subject.device)
-        channels = network.frontend(windows).requires_grad_()  # (W, C, window)
-        if method == "saliency":
-            values = Saliency(network.body).attribute(channels, target=int(label), abs=False)
-        else:
-            values = IntegratedGradients(network.body).attribute(
-                channels, baseline, target=int(label), n_steps=steps, internal_batch_size=max(PASS, len(starts))
-            )
-            with torch.inference_mode():
-                change = (network.body(channels) - network.body(baseline))[:, label].sum().item()
-            errors[i] = abs(values.sum().item() - change) / max(abs(change), len(starts))
-        values = values.detach().unflatten(1, (-1, n_leads)).cpu().numpy()  # (W, kinds, n_leads, window)
-        for start, value in zip(starts, values, strict=True):
-            result[i, : value.shape[0], :, start : start + window] += value / len(starts)
+    # cuDNN has no gradients of a recurrent layer outside of training
+    is_recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    with torch.backends.cudnn.flags(enabled=False) if is_recurrent else nullcontext():
+        for i, (record, label) in enumerate(tqdm(pairs, method, n, disable=not progress, mininterval=1)):
+            windows = torch.from_numpy(np.stack([record[:, s : s + window] for s in starts])).to(subject.device)
+            channels = network.frontend(windows).requires_grad_()  # (W, C, window)
+            if method == "saliency":
+                values = Saliency(network.body).attribute(channels, target=int(label), abs=False)
+            else:
+                values = IntegratedGradients(network.body).attribute(
+                    channels, baseline, target=int(label), n_steps=steps, internal_batch_size=max(PASS, len(starts))
+                )
+                with torch.inference_mode():
+                    change = (network.body(channels) - network.body(baseline))[:, label].sum().item()
+                errors[i] = abs(values.sum().item() - change) / max(abs(change), len(starts))
+            values = values.detach().unflatten(1, (-1, n_leads)).cpu().numpy()  # (W, kinds, n_leads, window)
+            for start, value in zip(starts, values, strict=True):
+                result[i, : value.shape[0], :, start : start + window] += value / len(starts)
     covered = np.zeros(length, np.float32)  # windows per sample
     for start in starts:
         covered[start : start + window] += 1

@@ -31,7 +31,15 @@ from ecg.custom_transformers import LeadStatistics
 from ecg.hardware import cores, machine
 from ecg.labels import SPLITS, read_splits
 from ecg.metrics import macro_auc
-from ecg.runs import run_folder, task_of, write_predictions, write_validation_aucs
+from ecg.runs import (
+    made_with,
+    read_config,
+    refuse_other_settings,
+    run_folder,
+    task_of,
+    write_predictions,
+    write_validation_aucs,
+)
 from ecg.signals import Signals, available, load_signals
 from ecg.stages import baseline_name
 from ecg.stored_run import with_constants
@@ -207,6 +215,7 @@ def train_baselines(
     artifacts: Path,
     labels: str,
     name: str,
+    overwrite: bool,
     objective: Objective,
     seed: int,
     jobs: int,
@@ -226,11 +235,13 @@ def train_baselines(
     splits = read_splits(artifacts)
     task = splits.task(labels)
     signals = load_signals(artifacts)
+    runs = {kind: f"{baseline_name(labels, name)}/{kind}" for kind in BASELINES}
     known = _load(artifacts, signals, task, objective)
     config = {
         "task": task.to_json(),
         "objective": objective,
         "labels_sha256": splits.labels_sha256[task.name],
+        "splits": splits.rules,
         "signals": signals.meta,
         "settings": {
             "labels": labels,
@@ -247,6 +258,11 @@ def train_baselines(
         "device": "cpu",
         **machine(),
     }
+    if not overwrite:
+        for kind, run in runs.items():
+            folder = run_folder(artifacts, run, seed)
+            if (folder / "config.json").exists():
+                refuse_other_settings(folder, made_with(read_config(folder)), made_with(config | {"model": kind}))
     started = time.perf_counter()
     parameters = fit_rocket(known.millivolt["train"], kernels=kernels, seed=seed)
     convolved = {split: rocket_features(x, parameters, jobs=jobs) for split, x in known.millivolt.items()}
@@ -291,8 +307,7 @@ def train_baselines(
         ),
     ]
     for plan in plans:
-        run = f"{baseline_name(labels, name)}/{plan.name}"
-        _train_one(plan, known, task, artifacts, run, config)
+        _train_one(plan, known, task, artifacts, runs[plan.name], config)
 
 
 @dataclass(frozen=True)
@@ -318,7 +333,7 @@ def _train_one(plan: _Plan, known: _Data, task: Task, artifacts: Path, run: str,
     probability = {split: model.probability(plan.features[split]) for split in SPLITS[1:]}
     temperature = 1.0
     if plan.name != "naive":
-        # the constants would have their say, but no temperature makes them better
+        # without the constants: they would change the temperature, and no temperature makes them better
         learned = known.target["val"][:, known.learned], probability["val"][:, known.learned]
         temperature = fit_temperature(*learned, objective)
     for split, values in probability.items():

@@ -69,7 +69,9 @@ def reachable(
 
 
 def digest(parts: dict[str, str]) -> str:
-    """Return one digest of what `reachable` found."""
+    """Return one digest of what `reachable` found; raise a `ValueError` if that is nothing."""
+    if not parts:
+        raise ValueError("no code to take a digest of")
     return hashlib.sha256("\n".join(f"{key} {value}" for key, value in sorted(parts.items())).encode()).hexdigest()[:16]
 
 

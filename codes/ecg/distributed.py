@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """The process that writes files and speaks."""
+        """The process that writes files and messages."""
         return self.rank == 0
 
     def say(self, text: str) -> None:
@@ -60,6 +61,14 @@ class World:
         if self.size > 1:
             distributed.broadcast_object_list(values, device=self.device)
         return values[0]
+
+    def is_same_everywhere(self, value: Any) -> bool:
+        """Whether all processes have an equal value."""
+        values = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            distributed.all_gather_object(values, value)
+        return all(other == values[0] for other in values)
 
     def synchronise_norms(self, network: nn.Module) -> None:
         """Make the batch norms of `network` see the batches of all processes."""

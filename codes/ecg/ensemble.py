@@ -1,6 +1,6 @@
 """The ensembles, one per task: a weighted mean of the logits of the models trained on it, as a run of its own.
 
-The one of the first task is in `artifacts/ensemble/`, that of another in `artifacts/ensemble_TASK/`.
+The one of the superclasses is in `artifacts/ensemble/`, that of another task in `artifacts/ensemble_TASK/`.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from ecg.runs import (
     write_predictions,
     write_validation_aucs,
 )
-from ecg.tasks import Objective, Task
+from ecg.tasks import BENCHMARK, Objective, Task
 
 MODEL = "ensemble"  # what config.json calls it
 # trees add nothing to the networks (artifacts/LOG.md), and can be read by one version of scikit-learn only
@@ -31,9 +31,12 @@ EVEN = 75.0  # how strongly weights are pulled towards equal ones; by cross-vali
 LEAST_WEIGHT = 0.01  # a member below it would cost time in predict.py and change nothing
 
 
-def ensemble_name(task: Task, splits: Splits) -> str:
-    """Return the name of a task's ensemble: `ensemble` for the first task, `ensemble_TASK` for others."""
-    return MODEL if task.name == splits.first.name else f"{MODEL}_{task.name}"
+def ensemble_name(task: Task) -> str:
+    """Return the name of a task's ensemble: `ensemble` for the superclasses, `ensemble_TASK` for others.
+
+    It does not depend on the order of 02's tasks, so that another first task leaves the stored ensembles alone.
+    """
+    return MODEL if task.name == BENCHMARK[0] else f"{MODEL}_{task.name}"
 
 
 def write_ensembles(artifacts: Path) -> None:
@@ -48,7 +51,7 @@ def write_ensembles(artifacts: Path) -> None:
         trained = [run for run in runs if run.task.name == task.name and run.config["model"] not in LEFT_OUT]
         members = [run for run in trained if not run.is_variant]
         if len(members) >= 2:
-            name = ensemble_name(task, splits)
+            name = ensemble_name(task)
             _write_ensemble(artifacts, name, task, _of_one_objective(members), splits)
             written.add(artifacts / name)
         elif trained:

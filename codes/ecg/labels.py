@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,11 @@ class Splits:
     tasks: dict[str, Task]
     labels_sha256: dict[str, str]
     records_sha256: str
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The settings of 02 that a run depends on, for its `config.json`."""
+        return {"split": self.split, "label_policy": self.label_policy, "shuffle_labels": self.shuffle_labels}
 
     @property
     def first(self) -> Task:

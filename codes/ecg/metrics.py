@@ -109,7 +109,7 @@ def multilabel_metrics(
     calibration error with ten bins of equal width (Naeini et al. 2015). A resample adds noise to each bin, and noise
     can only raise the ece: the percentiles of its replicates lie too high and may not even hold the value, so it is
     reported without an interval. ece_by_chance is what a model with the same probabilities would show at this n if they
-    were exactly right: only an ece above it speaks of the model. For the label `macro` also exact_match, the share of
+    were exactly right: only an ece above it says something. For the label `macro` also exact_match, the share of
     records for which the answers of all classes are right. A metric that the records of a replicate leave undefined (a
     class without both outcomes) is nan, and is left out of the mean.
     """

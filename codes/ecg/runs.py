@@ -17,7 +17,9 @@ from ecg.labels import SPLITS, Splits, read_split, read_splits
 from ecg.metrics import macro_auc, per_class_auc
 from ecg.tasks import SUPERCLASSES, Task
 
-RETRAIN = "the training script again"
+RETRAIN = "its training script"
+# Settings in which a run may differ from the one that it replaces; its name is that of the folder
+NOT_COMPARED = ("device", "overwrite", "name", "labels")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,44 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = _translate(config)
     for key in ("model", "task", "objective", "labels_sha256", "signals"):
         if key not in config:
-            raise UserError(f"{path}: {key!r} is missing: run {RETRAIN}")
+            raise UserError(f"{path}: {key!r} is missing: run {RETRAIN} again")
     return config
+
+
+def made_with(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a run another run: its settings and those of 02 and 03, the network, the classes."""
+    task, signals = task_of(config), config["signals"]
+    values = config["settings"] | config.get("splits", {})
+    values |= {"model": config["model"], "classes": list(task.classes), "sampling_rate": signals["fs"]}
+    values |= {"filter": signals.get("filter")}
+    values |= {f"statements of {name}": list(own) for name, own in zip(task.classes, task.statements, strict=True)}
+    return values
+
+
+def refuse_other_settings(folder: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise a `UserError` that names every setting in which the run in a folder differs from the one to be trained.
+
+    Both are what `made_with` returns. Where the stored run is older than a setting, it is not compared.
+    """
+    different = []
+    if stored["classes"] != wanted["classes"]:
+        first = ", ".join(wanted["classes"][:3])
+        different.append(f"{len(stored['classes'])} classes (now {len(wanted['classes'])}: {first}, ...)")
+    for key in wanted.keys() & stored.keys() - {"classes", *NOT_COMPARED}:
+        is_unknown = key.startswith("statements of ") and not stored[key]  # as in a run of older code
+        if stored[key] != wanted[key] and not is_unknown:
+            different.append(f"{key} {_short(stored[key])} (now {_short(wanted[key])})")
+    if different:
+        raise UserError(
+            f"{folder} holds a run with other settings: {', '.join(sorted(different))}. Give the new run a --name, or "
+            "replace the old one with --overwrite"
+        )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {part}" for key, part in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _translate(old: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +123,9 @@ def _translate(old: dict[str, Any]) -> dict[str, Any]:
     dropped = ("task", "classes", "leads", "augment", "seed", "derivatives", "width", "settings")
     new = {key: value for key, value in old.items() if key not in dropped}
     new |= {"task": task.to_json(), "objective": old["task"], "settings": settings}
-    new["labels_sha256"] = old["signals"]["splits"]["sha256"]
+    splits = old["signals"]["splits"]
+    new["splits"] = {key: splits[key] for key in ("split", "label_policy", "shuffle_labels") if key in splits}
+    new["labels_sha256"] = splits["sha256"]
     return new
 
 
@@ -117,11 +157,13 @@ def read_predictions(folder: Path, split: str, task: Task) -> pd.DataFrame:
         raise UserError(f"{path}: columns are {list(table.columns)}, not ecg_id and {list(task.classes)}")
     if table.ecg_id.duplicated().any():
         raise UserError(
-            f"{path}: ecg_id {table.ecg_id[table.ecg_id.duplicated()].iloc[0]} appears twice: run {RETRAIN}"
+            f"{path}: ecg_id {table.ecg_id[table.ecg_id.duplicated()].iloc[0]} appears twice: run {RETRAIN} again"
         )
     missing = ~np.isfinite(table[list(task.classes)].to_numpy()).all(axis=1)
     if missing.any():
-        raise UserError(f"{path}: a probability of ecg_id {table.ecg_id[missing].iloc[0]} is missing: run {RETRAIN}")
+        raise UserError(
+            f"{path}: a probability of ecg_id {table.ecg_id[missing].iloc[0]} is missing: run {RETRAIN} again"
+        )
     return table.set_index("ecg_id")
 
 
@@ -178,7 +220,7 @@ def check_labels(run: Run, splits: Splits) -> None:
     """Raise a `UserError` if the run was trained with other labels or splits than those of 02 now."""
     if run.config["labels_sha256"] != splits.labels_sha256.get(run.task.name):
         raise UserError(
-            f"{run.folder} was trained on other labels or splits than those of codes/02_split.py now: run {RETRAIN}"
+            f"{run.folder} was trained on other labels or splits than those of codes/02_split.py: run {RETRAIN} again"
         )
 
 
@@ -189,6 +231,6 @@ def join_labels(run: Run, split: str, table: pd.DataFrame) -> tuple[pd.DataFrame
     strangers = probability.index.difference(labels.index)
     if len(strangers):
         raise UserError(
-            f"{run.folder}: ecg_id {strangers[0]} is not a {split} record of {run.task.name}: run {RETRAIN}"
+            f"{run.folder}: ecg_id {strangers[0]} is not a {split} record of {run.task.name}: run {RETRAIN} again"
         )
     return labels.loc[probability.index], probability

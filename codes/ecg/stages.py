@@ -210,6 +210,12 @@ TRAIN = Stage("train.py", TRAINING_READS, TRAINING_WRITES)  # not numbered, so r
 # --- names of runs --------------------------------------------------------------------------------------------------
 
 
+def network_name(model: str) -> str:
+    """Return what folders of a network's runs begin with: `resnet` for resnet1d, else the name it is registered by."""
+    names = {stage.network.model: stage.network.net for stage in STAGES if stage.network}
+    return names.get(model, model)
+
+
 def run_name(net: str, *, augment: bool, preset: str, labels: str, name: str) -> str:
     """Return the folder of a network's run below the artifacts folder: `name`, or one made of what tells it apart.
 
@@ -291,7 +297,7 @@ def words_of(stage: Stage, flags: Flags) -> dict[str, str]:
 
 
 def augments(network: Network, flags: Flags) -> bool:
-    """Return whether a training script augments: --augment has the last word."""
+    """Return whether a training script augments: --augment counts more than the stage."""
     return bool(flags.get("augment", network.augment))
 
 

@@ -499,7 +499,7 @@ exercise a pipeline; they are caricatures of diagnoses and no evidence about any
 | column | meaning |
 |---|---|
 | `ecg_id` | the record, as in `ptbxl_database.csv` |
-| `code` | the SCP statement that the sign speaks for; one that speaks for several has a row for each |
+| `code` | the SCP statement that the sign stands for; one that stands for several has a row for each |
 | `sign` | what it is, in words |
 | `leads` | the leads that show it, separated by blanks |
 | `start_s`, `end_s` | from when to when, in seconds from the start of the record |

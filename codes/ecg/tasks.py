@@ -5,6 +5,7 @@ from there by everything that comes later. The six tasks of the PTB-XL benchmark
 stand here; `task_from_csv` makes one of a user's own. No other module knows a class by name.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,7 +291,13 @@ def task_from_csv(path: Path, statements: pd.DataFrame) -> Task:
 
     Classes stand in the order of their first row. Raises `UserError` for an unknown statement or a repeated row.
     """
-    table = read_table(path, made_by="--labels with one of the six tasks", columns=("statement", "class"), dtype=str)
+    if not path.is_file():
+        raise UserError(f"--labels {path}: there is no such file")
+    if not re.fullmatch(r"\w[\w.+-]*", path.stem):
+        raise UserError(
+            f"--labels {path}: name the file with letters, digits, _, -, + and dots; folders are named after it"
+        )
+    table = read_table(path, made_by="--labels with a file that can be read", columns=("statement", "class"), dtype=str)
     table = table.apply(lambda column: column.str.strip()).replace("", pd.NA)
     if table[["statement", "class"]].isna().any(axis=None) or table.empty:
         raise UserError(f"{path}: every row needs a statement and a class")

@@ -25,20 +25,25 @@ from ecg.devices import Microvolts, Precision, on_device, pick_dtype
 from ecg.distributed import World, join_world
 from ecg.hardware import machine
 from ecg.initial_weights import load_initial_weights
-from ecg.labels import SPLITS, read_splits
+from ecg.labels import SPLITS, Splits, read_splits
 from ecg.lr_finder import find_lr
 from ecg.metrics import macro_auc
 from ecg.models import build, check_divisible
 from ecg.plots import plot_history, plot_lr_finder, save_figure
-from ecg.runs import read_config, run_folder, task_of, write_predictions, write_validation_aucs
+from ecg.runs import (
+    made_with,
+    read_config,
+    refuse_other_settings,
+    run_folder,
+    write_predictions,
+    write_validation_aucs,
+)
 from ecg.signals import Signals, load_signals
-from ecg.stages import run_name, training_code
+from ecg.stages import network_name, run_name, training_code
 from ecg.tasks import Objective, Task
 from ecg.trainer import Records, Trainer, batches, load_records, make_loss, steps_per_epoch
 
 CHECKPOINT_SECONDS = 30  # between checkpoints within an epoch; one costs about a tenth of a second
-# Settings that may differ between the run in a folder and the one that replaces it; its name is that of the folder
-NOT_COMPARED = ("device", "overwrite", "name")
 
 Preset = Literal["default", "fast", "full"]
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,7 +71,7 @@ class TrainingSettings(Folders):
     seed: int = 0
     """Seed of weights, order, crops and augmentation. Seeds other than 0 get a folder seedN inside the run's."""
     preset: Preset = "default"
-    """fast: narrower and shorter; full: wider and longer, for all of PTB-XL. Other flags given have the last word."""
+    """fast: narrower and shorter; full: wider and longer, for all of PTB-XL. Flags that are given count more."""
     derivatives: bool = True
     """Give the network the time derivative of each lead as a further channel."""
     width: float = 1.0
@@ -93,11 +98,11 @@ class TrainingSettings(Folders):
     """auto, cpu, cuda or cuda:N."""
 
 
-def train(*, model: str, net: str = "", **values: Any) -> None:
-    """Train `model` and leave a run folder named after `net` (default: the model); `values`: see TrainingSettings."""
+def train(*, model: str, **values: Any) -> None:
+    """Train a registered network and leave a run folder; `values`: see TrainingSettings."""
     settings = TrainingSettings(**values)
     name = run_name(
-        net or model,
+        network_name(model),
         augment=settings.augment,
         preset=settings.preset,
         labels=settings.labels,
@@ -115,8 +120,6 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     folder = run_folder(settings.artifacts, name, settings.seed)
     splits = read_splits(settings.artifacts)
     task = splits.task(settings.labels)
-    wanted = _settings(settings, model, task)
-    _refuse_other_settings(folder, wanted)
     signals = load_signals(settings.artifacts)
     window = round(settings.crop_seconds * signals.fs)
     _check_ranges(settings, signals, window, world)
@@ -124,15 +127,20 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     _check_labels(records, task, world)
     dtype = pick_dtype(settings.precision, world.device)
     _be_deterministic(world.device)
-    array = on_device(signals.array, world.device)
+    config = _describe(model, name, task, splits, settings, signals, window, dtype)
+    config["n_train"] = len(records["train"])
+    wanted, stored = made_with(config), _stored(folder)
+    if stored and not settings.overwrite:
+        refuse_other_settings(folder, stored, wanted)
     if world.first:
         _prepare(folder)
-
-    config = _describe(model, name, task, splits.labels_sha256[task.name], settings, signals, window, dtype)
-    config["n_train"] = len(records["train"])
+    array = on_device(signals.array, world.device)
     execution = _describe_execution(world)
     checkpoint = Checkpoint(folder / "last.pt", _fingerprint(config, records), execution, wanted)
     state = checkpoint.load(world)
+    position = (len(state["progress"]["history"]), state["progress"]["step"], state["fingerprint"]) if state else None
+    if not world.is_same_everywhere(position):
+        raise UserError(f"{checkpoint.path} is not the same on all machines: share the folder, or delete it on each")
     lr = state["lr"] if state else settings.lr
     if not state and (settings.lr == 0 or settings.lr_finder):
         alone = new_trainer(model, task, signals, settings, records["train"], World(world.device), dtype, lr=1e-3)
@@ -168,43 +176,14 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
 # --- before training ------------------------------------------------------------------------------------------------
 
 
-def _refuse_other_settings(folder: Path, wanted: dict[str, Any]) -> None:
-    """Raise a `UserError` if the folder holds a run, finished or not, that was trained with other settings."""
-    stored = _settings_of(folder)
-    if stored is None or wanted["overwrite"]:
-        return
+def _stored(folder: Path) -> dict[str, Any] | None:
+    """Return what the run in a folder was made with, or the training that was killed there; None without either."""
     defaults = asdict(TrainingSettings())  # a setting that older code did not know had its default's effect
-    stored = defaults | stored
-    same_classes = stored["classes"] == wanted["classes"]
-    different = []
-    for key, value in wanted.items():
-        if stored[key] == value or key in NOT_COMPARED or (key == "labels" and same_classes):
-            continue
-        if key == "classes":
-            different.append(f"{len(stored[key])} classes (now {len(value)}: {', '.join(value[:3])}, ...)")
-        else:
-            different.append(f"{key} {stored[key]} (now {value})")
-    if different:
-        raise UserError(
-            f"{folder} holds a run with other settings: {', '.join(different)}. Give the new run a --name, or replace "
-            "the old one with --overwrite"
-        )
-
-
-def _settings_of(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of the run in a folder, or of the training that was killed there; None without either."""
     if (folder / "config.json").exists():
-        config = read_config(folder)
-        return config["settings"] | {"model": config["model"], "classes": list(task_of(config).classes)}
+        return defaults | made_with(read_config(folder))
     if (folder / "last.pt").exists():
-        return _read_checkpoint(folder / "last.pt", torch.device("cpu"))["settings"]
+        return defaults | _read_checkpoint(folder / "last.pt", torch.device("cpu"))["settings"]
     return None
-
-
-def _settings(settings: TrainingSettings, model: str, task: Task) -> dict[str, Any]:
-    """Return what makes a run another run: its settings, the network, the classes."""
-    values = {key: value for key, value in asdict(settings).items() if key not in ("data", "artifacts")}
-    return values | {"model": model, "classes": list(task.classes)}
 
 
 def _check_ranges(settings: TrainingSettings, signals: Signals, window: int, world: World) -> None:
@@ -218,7 +197,10 @@ def _check_ranges(settings: TrainingSettings, signals: Signals, window: int, wor
     check_at_least("--ema", settings.ema, 0)
     check_at_least("--width", settings.width, 0.1)
     if not signals.fs <= window <= signals.array.shape[-1]:
-        raise UserError(f"--crop-seconds {settings.crop_seconds} must be between 1 and the record's length")
+        longest = signals.array.shape[-1] / signals.fs
+        raise UserError(
+            f"--crop-seconds {settings.crop_seconds:g} must be between 1 and {longest:g}, the records' length"
+        )
 
 
 def _check_labels(records: dict[str, Records], task: Task, world: World) -> None:
@@ -253,7 +235,7 @@ def _describe(
     model: str,
     name: str,
     task: Task,
-    labels_sha256: str,
+    splits: Splits,
     settings: TrainingSettings,
     signals: Signals,
     window: int,
@@ -265,7 +247,8 @@ def _describe(
         "model": model,
         "task": task.to_json(),
         "objective": settings.objective,
-        "labels_sha256": labels_sha256,
+        "labels_sha256": splits.labels_sha256[task.name],
+        "splits": splits.rules,
         "window": window,
         "signals": signals.meta,
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts", "overwrite")},

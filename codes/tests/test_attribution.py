@@ -420,7 +420,7 @@ SETTINGS = {"records_per_class": 1, "drawn_per_class": 1, "steps": 2, "seed": 0,
 def of_form(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Artifacts with a network that was trained on form statements, of which records have several."""
     artifacts = share_inputs(prepared, tmp_path_factory.mktemp("form"))
-    train(model="resnet1d", net="resnet", labels="form", artifacts=artifacts, width=0.25, epochs=1, batch_size=32)
+    train(model="resnet1d", labels="form", artifacts=artifacts, width=0.25, epochs=1, batch_size=32)
     return artifacts
 
 

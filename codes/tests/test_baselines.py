@@ -1,6 +1,7 @@
 """The models without a network: what they promise after they were written to disk and read back."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ SMALL = {"jobs": 1, "trees": 10, "boosting_rounds": 5, "kernels": 168, "logistic
 def fit(
     artifacts: Path, *, labels: str = "", name: str = "", objective: str = "multilabel", seed: int = 0, **other
 ) -> None:
-    settings = SMALL | other
+    settings = SMALL | {"overwrite": False} | other
     train_baselines(
         data=artifacts, artifacts=artifacts, labels=labels, name=name, objective=objective, seed=seed, **settings
     )
@@ -70,6 +71,17 @@ def test_naive_answers_the_shares_of_the_training_records(trained):
     shares = read_split(trained, "train")[classes].to_numpy().mean(axis=0)
     stored = predictions(trained / "baseline/naive").to_numpy()
     np.testing.assert_allclose(stored, np.tile(shares, (len(stored), 1)), rtol=1e-6)
+
+
+def test_baselines_with_other_settings_are_refused_before_anything_is_fitted(trained, artifacts):
+    shutil.copytree(trained / "baseline", artifacts / "baseline")
+    with pytest.raises(UserError, match=r"naive holds a run with other settings: trees 10 \(now 12\)\. .*--overwrite"):
+        fit(artifacts, trees=12)
+    for name in BASELINES:
+        stored = (folder / "baseline" / name / "config.json" for folder in (trained, artifacts))
+        assert next(stored).read_bytes() == next(stored).read_bytes(), name
+    fit(artifacts, trees=12, overwrite=True)
+    assert read_config(artifacts / "baseline/naive")["settings"]["trees"] == 12
 
 
 def test_the_same_seed_gives_the_same_files(trained, artifacts):

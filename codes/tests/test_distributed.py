@@ -57,7 +57,7 @@ def test_two_machines_train_like_one(artifacts, prepared, tmp_path_factory):
     At a learning rate at which rounding does not grow: the sums of two processes are rounded otherwise.
     """
     alone = share_inputs(prepared, tmp_path_factory.mktemp("alone"))
-    train(model="resnet1d", net="resnet", augment=True, artifacts=alone, **SETTINGS)
+    train(model="resnet1d", augment=True, artifacts=alone, **SETTINGS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,7 +67,7 @@ def test_two_machines_train_like_one(artifacts, prepared, tmp_path_factory):
         start(*TORCHRUN, *meeting, f"--node-rank={rank}", SCRIPT, *options, "--artifacts", artifacts) for rank in (0, 1)
     ]
     output = finish(*nodes)
-    assert output.count("epoch   1/2") == 1, "one process speaks"
+    assert output.count("epoch   1/2") == 1, "one process prints"
     assert_like(alone / "resnet_augmented", artifacts / "resnet_augmented")
 
 

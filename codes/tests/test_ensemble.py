@@ -13,12 +13,13 @@ from scipy.special import expit
 
 from ecg.artifacts import UserError, read_json, write_json
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
-from ecg.ensemble import fit_weights, write_ensembles
+from ecg.ensemble import ensemble_name, fit_weights, write_ensembles
 from ecg.labels import read_split, read_splits
 from ecg.metrics import macro_auc, multilabel_metrics
 from ecg.models import build
 from ecg.runs import find_runs, read_config, read_labelled, read_predictions, write_predictions
 from ecg.stored_run import load_run
+from ecg.tasks import Task
 
 RNG = np.random.default_rng(0)
 LOGITS = 2 * RNG.normal(size=(4000, 5)) - 1
@@ -194,6 +195,11 @@ def test_every_task_has_an_ensemble_of_the_networks_and_minirockets_trained_on_i
         assert macro_auc(labels[list(task.classes)], probability) > 0.8
 
 
+def test_the_order_of_tasks_changes_no_ensembles_name():
+    tasks = [Task(name, ("a", "b"), ("a", "b"), ((), ())) for name in ("form", "superdiagnostic")]
+    assert [ensemble_name(task) for task in tasks] == ["ensemble_form", "ensemble"]
+
+
 def test_a_side_experiment_leaves_the_ensemble_as_it_is(trained):
     write_ensembles(trained)
     before = (trained / "ensemble/predictions_test.csv").read_bytes(), members(trained)
@@ -278,6 +284,7 @@ def test_predict_answers_as_the_stored_ensemble(tmp_path):
         for split, ids in ecg_id.items():
             write_predictions(folder, split, ids, run.predict_microvolt(microvolt[split]), task)
     write_ensembles(tmp_path)
-    assert read_config(tmp_path / "ensemble")["temperature"] != 1
-    answers = load_run(tmp_path / "ensemble", device="cpu", precision="fp32").predict_microvolt(microvolt["test"])
-    np.testing.assert_allclose(answers, read_predictions(tmp_path / "ensemble", "test", task), atol=2e-4)
+    ensemble = tmp_path / "ensemble_rhythm"
+    assert read_config(ensemble)["temperature"] != 1
+    answers = load_run(ensemble, device="cpu", precision="fp32").predict_microvolt(microvolt["test"])
+    np.testing.assert_allclose(answers, read_predictions(ensemble, "test", task), atol=2e-4)

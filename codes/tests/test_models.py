@@ -407,7 +407,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones():
 
 def test_a_network_of_one_width_refuses_another(monkeypatch):
     monkeypatch.setitem(MODELS, "textbook", "test_models:Textbook")
-    with pytest.raises(UserError, match="textbook has only one width"):
+    with pytest.raises(UserError, match="textbook takes no `width`"):
         build("textbook", META, n_classes=3, width=0.5)
     assert build("textbook", META, n_classes=3).n_classes == 3
 

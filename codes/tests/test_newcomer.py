@@ -157,7 +157,7 @@ def test_after_a_kill_it_resumes_bit_for_bit(visit):
 
 
 def test_two_processes_give_what_one_gives(visit):
-    assert output(visit, "divided").count("epoch   1/3") == 1, "one process speaks"
+    assert output(visit, "divided").count("epoch   1/3") == 1, "one process prints"
     one, two = visit.whole / "newcomer_standard", visit.divided / "newcomer_standard"
     for loss in ("train_loss", "val_loss"):
         a, b = (pd.read_csv(folder / "history.csv")[loss] for folder in (one, two))

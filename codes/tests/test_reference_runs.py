@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import CODES, ROOT
 
-from ecg.runs import read_config
-from ecg.training import NOT_COMPARED, TrainingSettings
+from ecg.runs import NOT_COMPARED, read_config
+from ecg.training import TrainingSettings
 
 SCRIPTS = {
     "resnet_standard": "05_train_resnet1d.py",

@@ -111,7 +111,7 @@ def wait_for(process: BaseProcess, artifacts: Path, text: str) -> None:
 def check_that_kills_change_nothing(warm, artifacts: Path, *, kills: int, epochs: int) -> None:
     """Kill a training `kills` times within a write or soon after it; it ends like one that was not killed."""
     folder, rng, resumed = artifacts / "resnet_augmented", np.random.default_rng(0), []
-    train(model="resnet1d", net="resnet", augment=True, epochs=epochs, artifacts=artifacts, **SETTINGS)
+    train(model="resnet1d", augment=True, epochs=epochs, artifacts=artifacts, **SETTINGS)
     expected, history = best_weights(folder), pd.read_csv(folder / "history.csv").drop(columns="seconds")
     predictions = (folder / "predictions_test.csv").read_bytes()
     for path in folder.iterdir():

@@ -787,7 +787,7 @@ def test_scripts_train_what_the_table_says():
     for stage in STAGES:
         if stage.network:
             source = (CODES / stage.script).read_text(encoding="utf-8")
-            assert f'model="{stage.network.model}", net="{stage.network.net}"' in source
+            assert f'model="{stage.network.model}"' in source
             assert f"augment: bool = {stage.network.augment}" in source
         if stage.names_run:
             assert {"name", "labels", "seed"} <= find_flags(CODES / stage.script, CODES).keys()

@@ -111,7 +111,7 @@ def test_an_older_run_with_the_same_settings_is_not_called_another(prepared, art
     """A setting that older code did not know had its default's effect."""
     settings = {"width": 0.25, "seed": 1, "ema": 0.2}
     with pytest.raises(UserError, match=r"other settings: epochs 25 \(now 1\)\. "):
-        train(model="resnet1d", net="resnet", artifacts=artifacts, epochs=1, **settings)
+        train(model="resnet1d", artifacts=artifacts, epochs=1, **settings)
 
 
 def test_the_committed_runs_can_be_read(request):

@@ -160,6 +160,14 @@ def test_a_csv_makes_a_task_named_after_it(tmp_path):
     assert task.labels(given).to_numpy().tolist() == [[1, 0], [0, 1]]
 
 
+def test_a_csv_that_is_not_there_or_cannot_name_a_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--labels .*rhythms\.csv: there is no such file"):
+        task_from_csv(tmp_path / "rhythms.csv", statement_list())
+    (tmp_path / "my rhythms.csv").write_text("statement,class\nF0,odd\n")
+    with pytest.raises(UserError, match=r"my rhythms\.csv: name the file with letters"):
+        task_from_csv(tmp_path / "my rhythms.csv", statement_list())
+
+
 def test_a_class_of_a_csv_is_named_by_its_long_name_or_its_only_statement(tmp_path):
     text = "statement,class,long_name\nF0,odd,odd beats\nF1,odd,\nD0,first,\nD1,two,\nD2,two,\n"
     task = task_from_csv(csv(tmp_path, text), statement_list())

@@ -28,6 +28,7 @@ from ecg.plots import save_figure
 from ecg.preprocessing import preprocess
 from ecg.runs import find_runs, read_labelled, task_of
 from ecg.signals import load_signals
+from ecg.stages import network_name
 from ecg.stored_run import load_network, load_run
 from ecg.synthetic import write_ptbxl
 from ecg.tasks import Task
@@ -84,7 +85,7 @@ def with_run(trained: Path, artifacts: Path) -> Path:
 
 def test_a_run_folder_holds_what_the_design_promises(artifacts, monkeypatch):
     monkeypatch.setattr("ecg.training.save_figure", save_figure)
-    train(model="xresnet1d", net="xresnet", artifacts=artifacts, lr_finder=True, **QUICK)
+    train(model="xresnet1d", artifacts=artifacts, lr_finder=True, **QUICK)
     folder, task = artifacts / "xresnet_standard", read_splits(artifacts).first
     expected = {"config.json", "history.csv", "history.png", "metrics.csv", "best.pt", "last.pt"}
     expected |= {"lr_finder.csv", "lr_finder.png"}
@@ -132,7 +133,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_a_folder_of_its_own(
 @pytest.mark.parametrize("name", ["form", "all"])
 def test_runs_of_other_tasks_stand_beside_the_first_and_share_its_signals(artifacts, name):
     before = digests(artifacts / "signals")
-    train(model="resnet1d", net="resnet", labels=name, artifacts=artifacts, **QUICK | {"epochs": 1})
+    train(model="resnet1d", labels=name, artifacts=artifacts, **QUICK | {"epochs": 1})
     task = read_splits(artifacts).task(name)
     folder = artifacts / f"resnet_standard_{name}"
     assert task_of(config_of(folder)) == task
@@ -189,6 +190,40 @@ def test_another_network_or_task_in_the_same_folder_is_refused(with_run):
         train(**NAMED, labels="form", artifacts=with_run, **QUICK)
 
 
+def test_settings_of_the_stages_before_and_other_statements_make_another_run(with_run):
+    """What a run was trained on counts like how: policy and shuffling of labels, rate, filter, a task's statements."""
+    splits, meta = with_run / "ptbxl_splits.json", with_run / "signals" / "meta.json"
+    for path, change, said in (
+        (splits, lambda facts: facts | {"label_policy": "likelihood50"}, r"label_policy any (now likelihood50)"),
+        (splits, lambda facts: facts | {"shuffle_labels": True}, "shuffle_labels False (now True)"),
+        (splits, without_imi, "statements of MI"),
+        (
+            meta,
+            lambda facts: facts | {"filter": facts["filter"] | {"low": 0.05}},
+            "filter low 0.5 high 40.0 order 3 (now",
+        ),
+    ):
+        before = path.read_bytes()
+        path.unlink()  # it may be a link to the files that all tests share
+        path.write_text(json.dumps(change(json.loads(before))))
+        with pytest.raises(UserError) as error:
+            train(**NAMED, artifacts=with_run, **QUICK)
+        assert "other settings" in str(error.value) and said in str(error.value)
+        path.write_bytes(before)
+
+
+def without_imi(facts: dict) -> dict:
+    """Return what `ptbxl_splits.json` says, with a class MI that inferior infarction is no part of."""
+    changed = json.loads(json.dumps(facts))
+    entry = next(each for each in changed["tasks"][0]["classes"] if each["class"] == "MI")
+    entry["statements"].remove("IMI")
+    return changed
+
+
+def test_train_by_name_means_the_folder_of_the_numbered_script():
+    assert [network_name(model) for model in ("resnet1d", "xresnet1d", "textbook")] == ["resnet", "xresnet", "textbook"]
+
+
 def test_overwrite_replaces_a_run_with_other_settings(with_run, capsys):
     train(**NAMED, artifacts=with_run, overwrite=True, **QUICK | {"epochs": 1})
     assert "starting over: last.pt was made with different epochs" in capsys.readouterr().out
@@ -207,8 +242,8 @@ def test_the_same_settings_run_again_and_resume(with_run, capsys, change):
 
 def test_naming_a_run_after_its_own_folder_changes_nothing(artifacts, capsys):
     small = QUICK | {"epochs": 1}
-    train(model="resnet1d", net="resnet", artifacts=artifacts, **small)
-    train(model="resnet1d", net="resnet", name="resnet_standard", artifacts=artifacts, **small)
+    train(model="resnet1d", artifacts=artifacts, **small)
+    train(model="resnet1d", name="resnet_standard", artifacts=artifacts, **small)
     assert "resumes at" in capsys.readouterr().out
 
 

@@ -130,7 +130,7 @@ def read_wfdb(path: Path, *, checksums: bool = True) -> tuple[float, list[str], 
     PTB-XL's own format is read straight from the file, a hundred times as fast as `wfdb` reads it. Raises `RecordError`
     if it cannot be read or, with `checksums`, if a lead's checksum disagrees with the header.
     """
-    with suppress(RecordError, OSError):  # `wfdb` has the last word
+    with suppress(RecordError, OSError):  # then `wfdb` decides
         header = read_header(path)
         if header.plain and len(header.leads) == len(LEADS) and checksums:
             samples = _read_plain(path, header)

@@ -49,7 +49,7 @@ def build(
         raise UserError(f"model {name} is not found as {MODELS[name]!r}: {error}; {CONTRACT}") from error
     options = {key: value for key, value in (("width", width), ("fs", signals["fs"])) if key in taken}
     if "width" not in taken and width != 1.0:
-        raise UserError(f"--width {width:g}: {name} has only one width")
+        raise UserError(f"--width {width:g}: {name} takes no `width`")
     try:
         body = network_class(len(mean), n_classes, **options)
     except Exception as error:  # whatever somebody's code raises
@@ -114,7 +114,7 @@ def check_divisible(network: Network, name: str) -> None:
     """
     network = copy.deepcopy(network).cpu().train()
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # so that a branch that begins at zero has its say
+    with torch.no_grad():  # so that a branch that begins at zero is seen as well
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator).sign()
     dropouts = [module for module in network.modules() if isinstance(module, BatchDropout)]
