@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,11 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from ecg.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = ROOT / "codes"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background job: processes would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads each get in one another's way
+    torch.set_num_threads(1)
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
 
 # What `signals/meta.json` tells a network, for one that needs no signals.
 META = {
@@ -76,15 +84,25 @@ def ptbxl(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """All stages, run once by `run_all.py --demo` with tiny settings; tests only look at what it left."""
-    folder = tmp_path_factory.mktemp("demo")
-    data, artifacts = folder / "data", folder / "artifacts"
+    """All stages, run once by `run_all.py --demo` with tiny settings; tests only look at what it left.
+
+    Once for all processes that share the tests among them: the first runs it, the others wait and find it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "demo"
+    data, artifacts, printed = folder / "data", folder / "artifacts", folder / "printed.txt"
     command = (sys.executable, str(CODES / "run_all.py"), "--demo", "--data", str(data), "--artifacts", str(artifacts))
     command += ("--jobs", "2", "--set", *TINY)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ECG_")}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=1200)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return Demo(data, artifacts, command, done.stdout)
+    with FileLock(f"{folder}.lock"):
+        if not printed.exists():
+            folder.mkdir(exist_ok=True)
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=1200)
+            assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+            printed.write_text(done.stdout, encoding="utf-8")
+    return Demo(data, artifacts, command, printed.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
