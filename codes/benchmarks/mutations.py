@@ -394,7 +394,7 @@ def run_tests(place: Path, names: list[str], left_out: set[str], limit: float) -
     """Run tests until the first fails; return (its name or an empty text, whether the time ran out)."""
     scratch = place.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
     command += [f"--basetemp={scratch / 'pytest'}", *(f"--deselect={name}" for name in sorted(left_out))]
     command += [name for name in names if name not in left_out]  # a file that cannot be imported is left out as a whole
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ECG_")}

@@ -18,7 +18,7 @@ from ecg.tasks import SUPERCLASSES
 
 NUMERICS = ("numpy", "scipy", "pandas", "scikit-learn", "torch")
 COMES_WITH = {"IPython": "jupyter", "nbformat": "nbclient"}  # are the larger package's own vocabulary
-RUN_NOT_IMPORTED = {"jupyter", "ipykernel", "nbconvert", "nbclient", "pytest", "ruff"}  # called by name
+RUN_NOT_IMPORTED = {"jupyter", "ipykernel", "nbconvert", "nbclient", "pytest", "pytest-xdist", "ruff"}  # called by name
 TOP_LEVEL = {"predict.py", "run_all.py", "train.py", "judge.py", "serve.py", "stream.py"}
 
 

@@ -160,7 +160,7 @@ def with_text_ids(synthetic: Path, tmp_path: Path) -> Path:
 def test_a_training_on_text_ids_resumes_in_a_process_that_hashes_text_otherwise(warm, with_text_ids, capsys):
     """Trap 21: a fingerprint of pointers would never be the same twice."""
     folder = with_text_ids / "resnet_augmented"
-    training = {"model": "resnet1d", "net": "resnet", "augment": True, "epochs": 2, "artifacts": with_text_ids}
+    training = {"model": "resnet1d", "augment": True, "epochs": 2, "artifacts": with_text_ids}
     train(**training, **SETTINGS)
     expected, predictions = best_weights(folder), (folder / "predictions_test.csv").read_bytes()
     for path in folder.iterdir():
