@@ -15,12 +15,15 @@ from tqdm import tqdm
 
 from ecg.artifacts import UserError, atomic, require, sweep, write_csv, write_json
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
-from ecg.formats.wfdb import UV_PER_MV, RecordError, read_record
+from ecg.formats import OtherForm, RecordError
+from ecg.formats.wfdb import UV_PER_MV, read_record
 from ecg.hardware import cores
 from ecg.labels import read_records, read_splits
 from ecg.leads import LEADS
+from ecg.recordings import read_ecg, resample
 
 DURATION = 10  # seconds of a PTB-XL record
+MOST_SAMPLES_OFF = 2  # that a converted record may be shorter or longer than the others
 CHUNK = 64  # records that one thread filters at a time: few enough for the processor's cache
 
 
@@ -154,13 +157,50 @@ def _read(
     kept, records, rejected = [], [], []
     for row in rows:
         try:
-            records.append(read_record(data / files[row], fs=fs, n_samples=n_samples))
+            records.append(_read_one(data / files[row], fs, n_samples))
             kept.append(row)
         except RecordError as error:
             if strict:
                 raise UserError(f"{data / files[row]}: {error} (--strict)") from None
             rejected.append((row, files[row], str(error)))
     return kept, np.stack(records) if records else np.empty((0, n_samples, len(LEADS)), np.int16), rejected
+
+
+def _read_one(path: Path, fs: int, n_samples: int) -> np.ndarray:
+    """Return a record as int16 microvolts (n_samples, 12); one that is not as PTB-XL's are is converted.
+
+    Raises `RecordError` if that cannot be done without a guess: what predict.py assumes and reports, a training must
+    not learn from.
+    """
+    try:
+        return read_record(path, fs=fs, n_samples=n_samples)
+    except OtherForm as other:
+        try:
+            return _converted(path, fs, n_samples)
+        except RecordError as error:
+            raise RecordError(f"{other}; not converted: {error}") from None
+
+
+def _converted(path: Path, fs: int, n_samples: int) -> np.ndarray:
+    recording = read_ecg(next((file for file in (Path(f"{path}.hea"), Path(f"{path}.HEA")) if file.is_file()), path))
+    if recording.assumed:
+        raise RecordError("; ".join(recording.assumed))
+    missing = [lead for lead in LEADS if lead not in recording.leads]
+    if missing:
+        raise RecordError(f"lead {', '.join(missing)} is missing")
+    if recording.fs < fs:
+        raise RecordError(f"sampled at {recording.fs:g} Hz, which does not hold what {fs} Hz show")
+    if not np.isfinite(recording.signal).all():
+        raise RecordError("contains NaN")
+    signal = resample(recording.signal, recording.fs, fs)
+    if abs(signal.shape[1] - n_samples) > MOST_SAMPLES_OFF:
+        raise RecordError(f"{recording.seconds:.2f} s long, expected {n_samples / fs:g} s")
+    signal = np.pad(signal[:, :n_samples], ((0, 0), (0, max(0, n_samples - signal.shape[1]))), mode="edge")
+    microvolt = np.rint(signal * UV_PER_MV).clip(-32767, 32767).astype(np.int16)
+    flat = microvolt.min(axis=1) == microvolt.max(axis=1)
+    if flat.any():
+        raise RecordError(f"lead {LEADS[int(flat.argmax())]} is flat")
+    return microvolt.T
 
 
 def _in_order(work: Callable[[int], _Chunk], items: Iterable[int]) -> Iterator[_Chunk]:

@@ -15,7 +15,9 @@ import wfdb
 from ecg.artifacts import ROOT, UserError
 from ecg.custom_transformers import AmplitudeLimit, BandPass, LeadStandardizer, TimeDerivative
 from ecg.labels import make_splits, read_records
+from ecg.leads import LEADS
 from ecg.preprocessing import preprocess, widest_band
+from ecg.recordings import read_ecg, resample
 from ecg.signals import load_signals
 
 
@@ -100,7 +102,7 @@ def damage_checksum_at_another_gain(path: Path) -> None:
 
 
 DAMAGE = {
-    damage_format: "wfdb cannot read it",
+    damage_format: "no format that is known",
     damage_checksum_at_another_gain: "checksum of lead",
     damage_missing: "missing",
     damage_truncated: "500 samples|250 samples",
@@ -131,6 +133,60 @@ def test_unusable_records_are_listed_with_their_reason_and_the_others_kept(few):
     assert (np.abs(signals.array).max(axis=(1, 2)) > 0).all(), "no row was left empty"
     with pytest.raises(UserError, match=r"run codes/03_preprocess\.py"):
         signals.rows(np.asarray([next(iter(damaged))]))
+
+
+def in_another_form(path: Path, **form) -> None:
+    """Write a record again: at another rate, in another unit, with leads in another order, or a little shorter."""
+    fs, unit, order, seconds = (form.get(key, value) for key, value in PTBXL_FORM.items())
+    signal = resample(read_ecg(path).rows(LEADS), 100, fs)[:, : round(seconds * fs)]
+    signal = signal[[LEADS.index(lead) for lead in order]].T.astype(float) * (1000 if unit == "uV" else 1)
+    gain = 1.0 if unit == "uV" else 1000.0
+    for suffix in (".hea", ".dat"):
+        path.with_suffix(suffix).unlink()
+    wfdb.wrsamp(
+        path.name,
+        fs,
+        [unit] * 12,
+        list(order),
+        p_signal=signal,
+        fmt=["16"] * 12,
+        adc_gain=[gain] * 12,
+        baseline=[0] * 12,
+        write_dir=str(path.parent),
+    )
+
+
+PTBXL_FORM = {"fs": 100, "unit": "mV", "order": LEADS, "seconds": 10}
+
+
+def test_records_in_another_form_are_converted_and_what_would_be_a_guess_is_rejected(few):
+    data, artifacts = few
+    preprocess(data=data, artifacts=artifacts)
+    before = load_signals(artifacts)
+    original = {ecg_id: before.array[row].copy() for row, ecg_id in enumerate(before.ecg_id)}
+    forms = ({"fs": 257}, {"unit": "uV"}, {"order": LEADS[::-1]}, {"fs": 500, "seconds": 9.998})
+    converted = []
+    for row, form in enumerate(forms):
+        ecg_id, path = path_of(data, artifacts, row)
+        in_another_form(path, **form)
+        converted.append(ecg_id)
+    rejected_ones = {}
+    for row, (form, reason) in enumerate((({"fs": 50}, "50 Hz"), ({"seconds": 8}, "8.00 s long")), len(forms)):
+        ecg_id, path = path_of(data, artifacts, row)
+        in_another_form(path, **form)
+        rejected_ones[ecg_id] = reason
+    ecg_id, path = path_of(data, artifacts, 6)
+    header = path.with_suffix(".hea")
+    header.write_text(re.sub(r"1000\S*/mV", "0", header.read_text()))
+    rejected_ones[ecg_id] = "gain 0"
+    preprocess(data=data, artifacts=artifacts)
+    rejected = pd.read_csv(artifacts / "signals" / "rejected.csv").set_index("ecg_id").reason
+    assert set(rejected.index) == set(rejected_ones)
+    assert all(reason in rejected[ecg_id] for ecg_id, reason in rejected_ones.items()), rejected.to_list()
+    signals = load_signals(artifacts)
+    for ecg_id in converted:
+        now = signals.array[signals.rows(np.asarray([ecg_id]))[0]].astype(int)
+        assert np.abs(now - original[ecg_id])[:, 50:-50].mean() < 10, "microvolts"
 
 
 def test_strict_makes_an_unusable_record_fatal_and_leaves_no_array(few):
