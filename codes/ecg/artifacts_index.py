@@ -27,6 +27,7 @@ WHAT = {
     "*/lr_finder.*": "loss over the learning rate before training, and the suggested rate",
     "*/predictions_*.csv": "probability of each class by ecg_id",
     "*/predictions_*.npy": "the same probabilities, rows as in the CSV",
+    "*operating_points.csv": "thresholds by purpose and what they are worth on the validation fold, see predict.py",
     "baseline*/model.*": "the fitted model",
     "final_results/metrics.csv": "every metric of every run and task with its 95 % interval, tidy",
     "*/metrics.csv": "ROC areas on the validation fold",

@@ -18,6 +18,7 @@ from ecg.command_line import check_at_least
 from ecg.ensemble import write_ensembles
 from ecg.labels import SPLITS, Splits, read_splits, read_tables
 from ecg.metrics import ENOUGH, choose_thresholds, macros
+from ecg.operating_points import write_operating_points
 from ecg.runs import Run, check_labels, find_runs, join_labels
 from ecg.stats import (
     PAIR_COLUMNS,
@@ -239,6 +240,11 @@ def plots_and_metrics(*, data: Path, artifacts: Path, replicates: int, seed: int
     write_csv(report, folder / "final_metrics_report.csv")
     write_csv(pd.concat(classes, ignore_index=True), folder / "classes.csv")
     write_json(threshold_table(results), folder / "thresholds.json")
+    for of_task in results:
+        for evaluation in of_task.evaluations:
+            if evaluation.is_own:  # what predict.py answers
+                of_val = evaluation.labels["val"], evaluation.probability["val"]
+                write_operating_points(evaluation.run.folder, *of_val, of_task.task)
 
     written = {folder / "histories.png"}
     histories = _histories([run for of_task in results for run in _runs_trained_on(of_task)])

@@ -158,6 +158,7 @@ STAGES = (
             "artifacts/final_results/**/{roc_curves,pr_curves,calibration,forest,per_class_auc}.png",
             "artifacts/ensemble*/{config.json,metrics.csv}",
             "artifacts/ensemble*/predictions_{val,test}.{csv,npy}",
+            "artifacts/**/operating_points.csv?",
         ),
         presents=True,
     ),
@@ -406,7 +407,7 @@ def code_of(
     without = list(NO_PART)
     if not stage.presents:
         without += ["ecg.plots", "ecg.stages"]
-    if stage.network and not augments(stage.network, flags):
+    if stage.network and not (augments(stage.network, flags) or flags.get("lead_subsets")):
         without.append("ecg.augmentation")
     if flags.get("preset", "default") == "default":
         without.append("ecg.training:PRESETS")
