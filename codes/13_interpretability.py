@@ -9,7 +9,7 @@ Run:    python codes/13_interpretability.py
 
 from dataclasses import dataclass
 
-from ecg.attribution import explain
+from ecg.attribution import interpret
 from ecg.command_line import Folders, run
 
 
@@ -30,4 +30,4 @@ class Settings(Folders):
 
 
 if __name__ == "__main__":
-    run(explain, Settings, __doc__)
+    run(interpret, Settings, __doc__)

@@ -1,8 +1,11 @@
-"""Classify recordings: WFDB records, or folders of them, in; probabilities of the classes of a stored run out.
+"""Classify recordings: ECG files of any usual format in; probabilities, measurements and warnings out.
 
-Any gain and order of leads, 50 Hz to 20 kHz, at least one window long: networks 2.5 s, baselines and ensemble 10 s.
-Differences from PTB-XL are converted and reported on standard error.
-Exit code 1: some records could not be used; 2: none was found, or the model is missing. Not a medical device.
+Formats, told from the content: WFDB, EDF/BDF, DICOM, HL7 aECG, GE MUSE and Philips Sierra XML, SCP-ECG, ISHNE, Kardia
+JSON, Apple Watch and other CSV, NPY/NPZ, MATLAB. Any rate from 50 Hz, order, spelling and unit of leads, 2.5 s to 24 h.
+What a file does not say is assumed and reported, or asked for (--leads, --unit, --fs). An input that is no ECG, or
+hardly in millivolts, is refused (--force answers nevertheless).
+Exit code 1: some files could not be used, see errors.csv; 2: none was found, or the model is missing.
+Not a medical device.
 
 Run:    python codes/predict.py FILE_OR_FOLDER... --format csv --picture pictures/
 """
@@ -10,91 +13,130 @@ Run:    python codes/predict.py FILE_OR_FOLDER... --format csv --picture picture
 import json
 import os
 import sys
-from dataclasses import dataclass
-from itertools import groupby
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import tyro
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ecg.artifacts import ROOT, UserError, read_json
+from ecg.answers import PIECE_SECONDS, Answer, Model, Reading, Refusal, answer_all
+from ecg.artifacts import ROOT, UserError, read_json, write_csv, write_npy
 from ecg.command_line import run
 from ecg.devices import Precision
-from ecg.formats.wfdb import UV_PER_MV, RecordError
-from ecg.leads import LEADS
-from ecg.plots import ecg_paper, save_figure
-from ecg.recordings import Recording, find_recordings, read_recording
+from ecg.inputs import find_sources
+from ecg.operating_points import read_operating_points, threshold_for
 from ecg.stored_run import StoredRun, load_run
 
-CHUNK = 64  # recordings in memory at a time
-PICTURE_SECONDS = 10
-MOST_BARS = 8  # below the picture of an ECG: the classes with the highest probabilities
-WHOLE_SECONDS = 6  # of a shorter one every lead is drawn in full: a quarter of it could miss the beat
+Engine = Literal["torch", "onnx"]
+DEFAULT_MODEL = "resnet_standard"
+ANY_LEADS = "xresnet_lead_subsets"  # trained with missing leads, for recordings that the model cannot take
 
 
 @dataclass(frozen=True)
 class Settings:
     records: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_FOLDER...")]
-    """WFDB records, with or without .hea or .dat, and folders, searched with all below them."""
-    model: str = "resnet_standard"
+    """Files, folders with all below them, patterns, zip archives, and @LIST.txt, a file with one of these per line."""
+    model: str = DEFAULT_MODEL
     """Run folder below --artifacts, such as ensemble, xresnet_augmented, resnet_standard_all or a run's own name."""
     artifacts: Path = ROOT / "artifacts"
     """Folder with the trained models."""
     format: Literal["table", "csv", "json"] = "table"
     """What to write on standard output: a table for people, CSV or JSON."""
+    threshold: Annotated[str, tyro.conf.arg(metavar="PURPOSE", help_behavior_hint="")] = ""
+    """Also say which classes are positive: f1, sensitivity=.9 or specificity=.95, as on the validation fold."""
     picture: Path | None = None
     """Draw each ECG on paper with its answer: a folder, or a file ending in .png for a single record."""
+    html: Path | None = None
+    """File ending in .html for one page with every ECG on paper, with zoom and caliper, beside its answer."""
+    course: Path | None = None
+    """Folder for the course over time of recordings longer than a minute, as CSV and picture."""
+    embeddings: Path | None = None
+    """File ending in .npy for what the network computes before its last layer, a row per answered record."""
+    export: Path | None = None
+    """Write the network as ONNX to this file; its metadata say leads, rate, band, classes and thresholds."""
+    engine: Engine = "torch"
+    """What computes; onnx needs `pip install onnx onnxruntime` and is faster for one recording at a time."""
+    errors: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: errors.csv)")] = None
+    """Table of the files that could not be used; written only if there are any."""
+    leads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LEAD...", help_behavior_hint="")] = ()
+    """Names of the file's leads in its own order, where it has none or wrong ones."""
+    unit: Annotated[str, tyro.conf.arg(metavar="UNIT", help_behavior_hint="")] = ""
+    """What one unit of the file's numbers is, such as uV or 4.88uV, where it does not say so or says it wrongly."""
+    fs: Annotated[float, tyro.conf.arg(metavar="HZ", help_behavior_hint="")] = 0.0
+    """Sampling rate of files that do not state theirs, or state it wrongly."""
+    force: bool = False
+    """Answer also where the input is no ECG or its scale cannot be right."""
     checksums: bool = True
-    """Refuse a record whose samples disagree with the checksums in its header."""
+    """Refuse a WFDB record whose samples disagree with the checksums in its header."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
     """auto: bf16 where the processor or GPU has it, else fp32."""
 
 
-def predict_files(
-    *,
-    records: tuple[Path, ...],
-    model: str,
-    artifacts: Path,
-    format: Literal["table", "csv", "json"],
-    picture: Path | None,
-    checksums: bool,
-    device: str,
-    precision: Precision,
-) -> None:
-    paths, problems = find_recordings(records)
-    if not paths:
-        raise UserError("; ".join(problems) or "no FILE_OR_FOLDER given")
-    to_file = picture is not None and picture.suffix.lower() == ".png"
-    if to_file and len(paths) > 1:
-        raise UserError(f"--picture {picture} is one file for {len(paths)} records: give a folder")
-    stored = load_model(artifacts, model, device=device, precision=precision)
-    for problem in problems:
-        complain(problem)
+def predict_files(**values: Any) -> None:
+    settings = Settings(**values)
+    if settings.export:
+        export_model(settings)
+        if not settings.records:
+            return
+    with tempfile.TemporaryDirectory() as unpacked:
+        sources, problems = find_sources(settings.records, Path(unpacked))
+        if not sources:
+            raise UserError("; ".join(f"{name}: {reason}" for name, reason in problems) or "no FILE_OR_FOLDER given")
+        to_file = settings.picture is not None and settings.picture.suffix.lower() == ".png"
+        if to_file and len(sources) > 1:
+            raise UserError(f"--picture {settings.picture} is one file for {len(sources)} records: give a folder")
+        model = Model(settings.model, load_asked(settings))
+        thresholds = load_thresholds(settings, model)
+        embed = load_embedding(settings)
+        refused = [Refusal(name, reason) for name, reason in problems]
+        for refusal in refused:
+            complain(f"{refusal.name}: {refusal.reason}")
+        reading = Reading(settings.leads, settings.unit, settings.fs, settings.checksums, settings.force)
+        root = os.path.commonpath([Path(source.name).resolve().parent for source in sources])
+        answers, kept, vectors = [], [], []
+        # progress is shown only where somebody watches
+        with tqdm(total=len(sources), unit="record", disable=None) as progress:
+            for result in answer_all(sources, model, fallback=load_fallback(settings), reading=reading):
+                progress.update()
+                if isinstance(result, Refusal):
+                    refused.append(result)
+                    complain(f"{result.name}: {result.reason}")
+                    continue
+                for warning in result.warnings:
+                    complain(f"{result.name}: {warning}", "warning")
+                answers.append(describe(result, thresholds))
+                if embed:
+                    vectors.append(embed(result))
+                if settings.html:
+                    kept.append(result)
+                draw(result, settings, root)
+    if embed:
+        write_npy(np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), settings.embeddings)
+    if settings.html:
+        from ecg.answer_page import write_page
 
-    root = os.path.commonpath([path.resolve().parent for path in paths])  # pictures keep the folders below it
-    answers = []
-    with tqdm(total=len(paths), unit="record", disable=None) as progress:  # None: only where somebody watches
-        for i in range(0, len(paths), CHUNK):
-            tried = [read(path, stored, problems, checksums) for path in paths[i : i + CHUNK]]
-            recordings = [recording for recording in tried if recording]
-            for recording, probability in zip(recordings, predict_chunk(stored, recordings), strict=True):
-                answers.append(describe(recording, probability, stored, model))
-                if picture:
-                    file = picture if to_file else picture / f"{recording.path.resolve().relative_to(root)}.png"
-                    save_figure(draw(recording, probability, stored, title=f"{recording.path.name}   {model}"), file)
-            progress.update(len(tried))
-    show(answers, format, stored.task.classes)
-    if problems:
+        write_page(kept, answers, settings.html)
+    show(answers, settings, model.stored.task.classes)
+    if refused:
+        path = settings.errors or Path("errors.csv")
+        write_csv(pd.DataFrame([asdict(each) for each in refused]), path)
+        complain(f"{len(refused)} could not be used, listed in {path}", "note")
         sys.exit(1)
 
 
-def load_model(artifacts: Path, model: str, *, device: str, precision: Precision) -> StoredRun:
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def load_model(
+    artifacts: Path, model: str, *, device: str, precision: Precision, engine: Engine = "torch"
+) -> StoredRun:
     folder = artifacts / model
     if gone := without_weights(folder):
         known = sorted(path.parent for path in artifacts.glob("**/config.json") if not without_weights(path.parent))
@@ -103,7 +145,76 @@ def load_model(artifacts: Path, model: str, *, device: str, precision: Precision
         if not (folder / "config.json").exists():
             what = f"no model in {folder}: train one"
         raise UserError(f"{what} with codes/04 to 10{there} (--model)")
+    if engine == "onnx":
+        return load_as_onnx(folder)
     return load_run(folder, device=device, precision=precision)
+
+
+def load_asked(settings: Settings) -> StoredRun:
+    return load_model(
+        settings.artifacts,
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        engine=settings.engine,
+    )
+
+
+def load_as_onnx(folder: Path) -> StoredRun:
+    """Return a run that onnxruntime computes; where that is not yet done, it is exported beside its weights."""
+    from ecg.exporting import export
+    from ecg.onnx_run import load_onnx
+
+    path, weights = folder / "model.onnx", folder / "best.pt"
+    if not path.exists() or (weights.exists() and weights.stat().st_mtime > path.stat().st_mtime):
+        export(folder, path)
+    return load_onnx(path)
+
+
+def export_model(settings: Settings) -> None:
+    from ecg.exporting import export
+
+    folder = settings.artifacts / settings.model
+    if without_weights(folder):
+        load_asked(settings)  # says what is missing
+    export(folder, settings.export)
+    complain(f"{settings.model} is in {settings.export}", "note")
+
+
+def load_thresholds(settings: Settings, model: Model) -> dict[str, dict[str, float]]:
+    """Return {class: its operating point} for the purpose that was asked for; empty without one."""
+    if not settings.threshold:
+        return {}
+    table = read_operating_points(settings.artifacts / settings.model, model.stored.task)
+    return threshold_for(table, settings.threshold)
+
+
+def load_embedding(settings: Settings) -> Callable[[Answer], np.ndarray] | None:
+    """Return what gives the embedding (1, d) of an answered recording; None if none is asked for."""
+    if not settings.embeddings:
+        return None
+    if settings.embeddings.suffix != ".npy":
+        raise UserError(f"--embeddings {settings.embeddings} must end in .npy")
+    from ecg.embeddings import embed, load_embedder
+
+    network, window = load_embedder(settings.artifacts / settings.model)
+
+    def embedded(answer: Answer) -> np.ndarray:
+        if answer.model != settings.model:
+            raise UserError(f"{answer.name} is answered by {answer.model}: give --model {answer.model} for embeddings")
+        recording = answer.recording
+        microvolt = answer.stored.prepare(recording.rows(answer.stored.leads)[None], recording.fs)
+        return embed(network, microvolt, window=window)
+
+    return embedded
+
+
+def load_fallback(settings: Settings) -> Model | None:
+    """Return the run that answers where leads are missing, if it is there and nobody asked for a certain model."""
+    if settings.model != DEFAULT_MODEL or without_weights(settings.artifacts / ANY_LEADS):
+        return None
+    stored = load_model(settings.artifacts, ANY_LEADS, device=settings.device, precision=settings.precision)
+    return Model(ANY_LEADS, stored)
 
 
 def without_weights(folder: Path) -> list[Path]:
@@ -116,95 +227,98 @@ def without_weights(folder: Path) -> list[Path]:
     return [gone for name in members for gone in without_weights(folder.parent / name)] if members else [folder]
 
 
-def read(path: Path, stored: StoredRun, problems: list[str], checksums: bool) -> Recording | None:
-    try:
-        recording = read_recording(path, checksums=checksums)
-        if recording.seconds < stored.min_seconds:
-            raise RecordError(f"{recording.seconds:.2f} s long, the model needs at least {stored.min_seconds:g} s")
-    except RecordError as error:
-        problems.append(f"{path}: {error}")
-        complain(problems[-1])
-        return None
-    if recording.fs < 2 * stored.config["signals"]["filter"]["high"]:
-        complain(f"{path}: {recording.fs:g} Hz hold less of the spectrum than the model was trained on", "warning")
-    for note in recording.notes:
-        complain(f"{path}: {note}", "warning")
-    return recording
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def describe(answer: Answer, thresholds: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return an answer as the object that `--format json` writes."""
+    recording = answer.recording
+    described = {
+        "record": answer.name,
+        "model": answer.model,
+        "task": answer.stored.task.name,
+        "probabilities": answer.probabilities,
+        "format": recording.format,
+        "device": recording.device,
+        "leads": list(recording.leads),
+        "fs": recording.fs,
+        "seconds": round(recording.seconds, 3),
+        "measurements": {name: _rounded(value) for name, value in asdict(answer.measurements).items()},
+        "warnings": list(answer.warnings),
+    }
+    if thresholds:
+        found = answer.probabilities
+        described["positive"] = [name for name, point in thresholds.items() if found[name] >= point["threshold"]]
+        described["thresholds"] = {
+            name: {key: None if np.isnan(value) else value for key, value in point.items()}
+            for name, point in thresholds.items()
+        }
+    return described
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 1)
+
+
+def show(answers: list[dict[str, Any]], settings: Settings, classes: tuple[str, ...]) -> None:
+    """Write the answers to standard output."""
+    rows = []
+    for answer in answers:
+        row = {"record": answer["record"], **answer["probabilities"]}
+        if settings.threshold:
+            row["positive"] = " ".join(answer["positive"])
+        rows.append(row | {"warnings": "; ".join(answer["warnings"])})
+    more = ["positive"] if settings.threshold else []
+    table = pd.DataFrame(rows, columns=["record", *classes, *more, "warnings"])
+    if settings.format == "json":
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    elif settings.format == "csv":
+        table.to_csv(sys.stdout, index=False)
+    elif answers:
+        if settings.threshold:
+            explain_thresholds(answers[0]["thresholds"], settings.threshold)
+        print(table.drop(columns="warnings").to_string(index=False, float_format="{:.3f}".format))
+
+
+def explain_thresholds(thresholds: dict[str, dict[str, float | None]], purpose: str) -> None:
+    """Say what positive means: how many of the validation records it finds, and how often it is right there."""
+    print(f"positive: at or above the threshold for {purpose} on the validation fold")
+    for name, point in thresholds.items():
+        if point["threshold"] is None:
+            print(f"  {name}: no threshold, the validation fold has too few records of it")
+            continue
+        print(
+            f"  {name}: {point['threshold']:.3f}, sensitivity {point['sensitivity']:.2f}, specificity "
+            f"{point['specificity']:.2f}, PPV {point['ppv']:.2f} ({point['n_positive']:.0f} of {point['n']:.0f})"
+        )
 
 
 def complain(message: str, kind: str = "error") -> None:
     tqdm.write(f"{kind}: {message}", file=sys.stderr)
 
 
-def predict_chunk(stored: StoredRun, recordings: list[Recording]) -> np.ndarray:
-    """Return the probabilities (n, n_classes); recordings of equal shape are predicted together."""
-    probability = np.empty((len(recordings), len(stored.task)), np.float32)
-    leads = [LEADS.index(lead) for lead in stored.leads]
-    shape = [(recording.fs, recording.signal.shape) for recording in recordings]
-    for (fs, _), rows in groupby(sorted(range(len(recordings)), key=shape.__getitem__), key=shape.__getitem__):
-        rows = list(rows)
-        probability[rows] = stored.predict(np.stack([recordings[row].signal[leads] for row in rows]), fs)
-    return probability
+def draw(answer: Answer, settings: Settings, root: str) -> None:
+    """Write the pictures and the course that were asked for, in folders as those of the recordings below `root`."""
+    if not settings.picture and not settings.course:
+        return
+    from ecg.plots import save_figure  # here, because Matplotlib takes as long to import as half of PyTorch
+    from ecg.plots.answers import draw_answer, draw_course
 
-
-def describe(recording: Recording, probability: np.ndarray, stored: StoredRun, model: str) -> dict[str, Any]:
-    return {
-        "record": recording.path.as_posix(),
-        "model": model,
-        "task": stored.task.name,
-        "probabilities": {label: float(str(p)) for label, p in zip(stored.task.classes, probability, strict=True)},
-        "fs": recording.fs,
-        "seconds": round(recording.seconds, 3),
-        "warnings": recording.notes,
-    }
-
-
-def show(answers: list[dict[str, Any]], format: Literal["table", "csv", "json"], classes: tuple[str, ...]) -> None:
-    rows = [{"record": answer["record"], **answer["probabilities"]} for answer in answers]
-    table = pd.DataFrame(rows, columns=["record", *classes])
-    if format == "json":
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
-    elif format == "csv":
-        table.to_csv(sys.stdout, index=False)
-    elif answers:
-        print(table.to_string(index=False, float_format="{:.3f}".format))
-
-
-def draw(recording: Recording, probability: np.ndarray, stored: StoredRun, *, title: str) -> Figure:
-    """Return the ECG on paper, its first ten seconds as the model sees them, with a bar per class below.
-
-    Of many classes, those with the highest probabilities.
-    """
-    leads = [LEADS.index(lead) for lead in stored.leads]
-    shown = recording.signal[None, leads, : round(PICTURE_SECONDS * recording.fs)]
-    millivolt = stored.prepare(shown, recording.fs)[0].astype(np.float32) / UV_PER_MV
-    band = stored.config["signals"]["filter"]
-    layout = "3x4" if recording.seconds >= WHOLE_SECONDS and stored.leads == LEADS else "nx1"
-    title = f"{title}   {band['low']:g}-{band['high']:g} Hz"
-    figure = ecg_paper(millivolt, stored.fs, leads=stored.leads, layout=layout, title=title)
-    width, height = figure.get_size_inches()
-    strip = 0.3 + 0.2 * min(len(stored.task), MOST_BARS)  # inches below the paper, which keeps its scale
-    figure.set_size_inches(width, height + strip)
-    for axis in figure.axes:
-        box = axis.get_position()
-        rest = height / (height + strip)
-        axis.set_position((box.x0, 1 - rest + box.y0 * rest, box.width, box.height * rest))
-    for text in figure.texts:
-        text.set_y(1 - rest + text.get_position()[1] * rest)
-    names, percent = 2.6 / width, 0.7 / width  # inches on the left and on the right
-    bars = figure.add_axes((names, 0.1 * (1 - rest), 1 - names - percent, 0.8 * (1 - rest)))
-    order = np.arange(len(stored.task))
-    if len(order) > MOST_BARS:
-        order = np.argsort(-probability, kind="stable")[:MOST_BARS]
-    labels = [f"{stored.task.long_names[i]} ({stored.task.classes[i]})" for i in order]
-    bars.barh(range(len(order)), probability[order], color="#0072B2")
-    bars.set(xlim=(0, 1), xticks=[])
-    bars.set_yticks(range(len(order)), labels, fontsize=9)
-    bars.invert_yaxis()
-    bars.spines[["top", "right", "bottom"]].set_visible(False)
-    for row, p in enumerate(probability[order]):
-        bars.text(p + 0.01, row, f"{p:.1%}", va="center", fontsize=9)
-    return figure
+    recording, below = answer.recording, Path(answer.name).resolve().relative_to(root)
+    if settings.picture:
+        to_file = settings.picture.suffix.lower() == ".png"
+        path = settings.picture if to_file else settings.picture / f"{below}.png"
+        title = f"{below.name}   {answer.model}"
+        figure = draw_answer(
+            recording.signal, recording.leads, recording.fs, answer.probability, answer.stored, title=title
+        )
+        save_figure(figure, path)
+    if settings.course and answer.course is not None:
+        table = pd.DataFrame(answer.course, columns=list(answer.stored.task.classes))
+        table.insert(0, "seconds", np.arange(len(table)) * PIECE_SECONDS)
+        write_csv(table, settings.course / f"{below}.csv")
+        figure = draw_course(answer.course, PIECE_SECONDS, answer.stored, title=f"{below.name}   {answer.model}")
+        save_figure(figure, settings.course / f"{below}.png")
 
 
 if __name__ == "__main__":

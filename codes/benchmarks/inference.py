@@ -2,9 +2,9 @@
 
 The plain way reads a record by `wfdb.rdsamp`, filters it as the training did, standardises its windows in NumPy and
 gives them to the plain `Conv1d` network in fp32: one after the other, or all of a record as one batch; the faster
-counts. `predict.py` reads recordings of any device with all its checks, and filters and predicts 64 at a time. The
-sides take turns over the same records, from a warm page cache; medians count. Latency is that of a single record in
-memory. Both must give the same probabilities within .02.
+counts. `predict.py` reads recordings of any device, judges them, measures rate, intervals and axis, which the plain way
+does not, and filters and predicts 64 at a time. The sides take turns over the same records, from a warm page cache;
+medians count. Latency is that of a single record in memory. Both must give the same probabilities within .02.
 
 Reads:  artifacts/resnet_standard/{config.json,best.pt} PTB-XL/ptbxl_database.csv PTB-XL/records100/
 Writes: artifacts/benchmarks/inference.{csv,png}
@@ -32,17 +32,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import interleaved, plot_bars, print_ratio, write_results
 from benchmarks.plain import Standardise, plain_network, predict_record
+from ecg.answers import Model, Reading, answer_all
 from ecg.artifacts import UserError
 from ecg.calibration import calibrate
 from ecg.command_line import Folders, check_at_least, run
 from ecg.devices import Precision, pick_dtype
+from ecg.inputs import Source
 from ecg.labels import read_database
+from ecg.leads import LEADS
 from ecg.models import MODELS
 from ecg.preprocessing import preprocessor
-from ecg.recordings import Recording, read_recording
+from ecg.recordings import Recording, read_ecg
 from ecg.stored_run import StoredRun, load_network
 from ecg.tasks import Objective
-from predict import CHUNK, load_model, predict_chunk
+from predict import load_model
 
 ENGINE, BATCHED, SINGLE = "predict.py", "plain, windows of a record at once", "plain, a window at a time"
 MOST_APART = 0.02  # between the probabilities of both sides: bf16, and rounding to microvolts
@@ -104,15 +107,16 @@ class PlainWay:
 
 
 def predict_files(stored: StoredRun, files: list[Path]) -> np.ndarray:
-    """Answer files as `predict.py` does, (n, n_classes)."""
-    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    return np.concatenate([predict_chunk(stored, [read_recording(file) for file in chunk]) for chunk in chunks])
+    """Answer files as `predict.py` does, (n, n_classes), with all that it says beside the probabilities."""
+    sources = [Source(file.with_name(f"{file.name}.hea"), str(file)) for file in files]
+    found = list(answer_all(sources, Model("asked", stored), fallback=None, reading=Reading(force=True)))
+    return np.stack([answer.probability for answer in found])
 
 
 def one_by_one(answer: Callable[[np.ndarray], np.ndarray], recordings: list[Recording]) -> Callable[[], np.ndarray]:
     """Return a function that answers the next recording in turn each time it is called."""
     turns = cycle(recordings)
-    return lambda: answer(next(turns).signal)
+    return lambda: answer(next(turns).rows(LEADS))
 
 
 def measure_latency(
@@ -162,7 +166,7 @@ def benchmark(
     apart = most_apart(sides)
     print(f"{len(files)} records: probabilities of both ways differ by at most {apart:.5f}")
     seconds = interleaved(sides, repeats)
-    memory = [read_recording(file) for file in files[:IN_MEMORY]]
+    memory = [read_ecg(file) for file in files[:IN_MEMORY]]
     latency = measure_latency(stored, plain, memory, singles)
 
     dtype = str(pick_dtype(precision, torch.device("cpu"))).removeprefix("torch.")

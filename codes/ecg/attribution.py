@@ -37,7 +37,7 @@ from ecg.runs import Run, find_runs, read_config, read_labelled
 from ecg.signals import Signals, load_signals
 from ecg.stages import DEFAULT_RUN
 from ecg.stats import has_multiclass_view, interval
-from ecg.stored_run import load_network
+from ecg.stored_run import load_network, load_run
 from ecg.synthetic import planted_mask
 from ecg.tasks import Objective, Task
 
@@ -86,6 +86,47 @@ class Subject:
 
 
 def explain(
+    folder: Path | str,
+    signal_mv: np.ndarray,
+    fs: float,
+    *,
+    label: str,
+    method: Method = "integrated_gradients",
+    steps: int = 16,
+    device: str = "cpu",
+) -> np.ndarray:
+    """Return what each sample of each lead adds to the logit of class `label`, (n_leads, t) at the run's own rate.
+
+    `folder` is that of a network's run, `signal_mv` (n_leads, t) one recording in millivolts at `fs` Hz with its leads;
+    the parts of a lead and of its time derivative are added up. Raises a `UserError` if the run is no network or has no
+    such class, a ValueError if the recording is too short.
+    """
+    folder = Path(folder)
+    run = find_network_run(folder.parent, folder.name)
+    if label not in run.task.classes:
+        raise UserError(f"{folder} has no class {label!r}: its classes are {', '.join(run.task.classes)}")
+    stored = load_run(folder, device=device)
+    microvolt = stored.prepare(np.asarray(signal_mv)[None], fs)
+    if microvolt.shape[-1] < stored.window:
+        raise ValueError(
+            f"{microvolt.shape[-1] / stored.fs:.2f} s long, the model needs at least {stored.min_seconds:g} s"
+        )
+    subject = Subject(
+        network=load_network(folder).to(pick_device(device)).requires_grad_(False),
+        millivolt=microvolt.astype(np.float32) / UV_PER_MV,
+        names=pd.Series([label]),
+        target=np.array([run.task.classes.index(label)]),
+        leads=stored.leads,
+        fs=stored.fs,
+        window=stored.window,
+        objective=run.config["objective"],
+        seed=0,
+    )
+    attributions, _ = attribute(subject, method=method, steps=steps)
+    return attributions[0].sum(axis=0)
+
+
+def interpret(
     *,
     data: Path,
     artifacts: Path,

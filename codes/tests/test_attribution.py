@@ -25,10 +25,10 @@ from ecg.attribution import (
     choose_drawn,
     choose_records,
     deletion,
-    explain,
     file_name,
     find_network_run,
     heat_of,
+    interpret,
     layers_of,
     lead_importance,
     mean_interval,
@@ -71,7 +71,7 @@ def records(n: int = 3, *, samples: int = 1000) -> np.ndarray:
 
 
 def subject_of(network, millivolt: np.ndarray, target: np.ndarray | int = 0, names: list[str] | None = None) -> Subject:
-    """Return records as `explain` sees them; of `target`, the position of each one's class, or one for all."""
+    """Return records as `interpret` sees them; of `target`, the position of each one's class, or one for all."""
     target = np.broadcast_to(np.asarray(target), len(millivolt))
     return Subject(
         network=network,
@@ -426,7 +426,7 @@ def of_form(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_of_another_task_is_explained_too(of_form: Path, synthetic: Path):
     run = "resnet_standard_form"
-    explain(data=synthetic, artifacts=of_form, run=run, **SETTINGS)
+    interpret(data=synthetic, artifacts=of_form, run=run, **SETTINGS)
     classes = find_network_run(of_form, run).task.classes
     folder = of_form / "interpretability_results"
     importance = pd.read_csv(folder / "lead_importance.csv")
@@ -444,11 +444,11 @@ def test_by_default_the_first_network_of_the_first_task_is_explained(of_form: Pa
 
 def test_a_run_that_is_not_there_or_no_network_is_refused(of_form: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"--run nobody: there is no run"):
-        explain(data=tmp_path, artifacts=of_form, run="nobody", **SETTINGS)
+        interpret(data=tmp_path, artifacts=of_form, run="nobody", **SETTINGS)
     with pytest.raises(UserError, match=r"codes/0[45]_\w+\.py|codes/02_split\.py"):
-        explain(data=tmp_path, artifacts=tmp_path, run="", **SETTINGS)
+        interpret(data=tmp_path, artifacts=tmp_path, run="", **SETTINGS)
     with pytest.raises(UserError, match="--seed is -1, must be at least 0"):
-        explain(data=tmp_path, artifacts=of_form, run="", **SETTINGS | {"seed": -1})
+        interpret(data=tmp_path, artifacts=of_form, run="", **SETTINGS | {"seed": -1})
 
 
 def test_a_demo_run_leaves_importance_checks_and_pictures(demo: Demo):

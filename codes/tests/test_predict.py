@@ -21,17 +21,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ecg.artifacts import UserError, read_json, write_json
-from ecg.formats.wfdb import RecordError
+from ecg.formats import RecordError
 from ecg.inference import network_probability
+from ecg.inputs import find_sources
 from ecg.labels import read_split, read_splits
-from ecg.leads import LEADS
+from ecg.leads import LEADS, PAGE_3X4
 from ecg.models import build
+from ecg.operating_points import write_operating_points
 from ecg.plan import find_flags
-from ecg.recordings import find_recordings, lead_name, read_recording
+from ecg.plots.answers import MOST_BARS, draw_answer
+from ecg.recordings import Recording, lead_name, read_ecg, resample
+from ecg.runs import read_config, task_of
 from ecg.signals import load_signals
-from ecg.stored_run import load_run, resample
+from ecg.stored_run import StoredRun, load_run
 from ecg.tasks import Task
-from predict import MOST_BARS, draw, load_model
+from predict import load_model
 
 PREDICT = Path(__file__).resolve().parents[1] / "predict.py"
 WINDOW = 250
@@ -133,7 +137,7 @@ def test_a_stored_network_answers_raw_files_as_it_did_in_training(artifacts: Pat
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
-    raw = np.stack([read_recording(synthetic / name).signal for name in table.filename_lr])
+    raw = np.stack([read_ecg(synthetic / name).signal for name in table.filename_lr])
     np.testing.assert_allclose(run.predict(raw, 100), expected, atol=1e-5)
     assert expected.std(axis=0).max() > 0.05
 
@@ -142,8 +146,8 @@ def test_rate_order_gain_and_unit_of_a_recording_do_not_change_the_answer(
     artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
 ):
     run = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
-    low = read_recording(synthetic / record.filename_lr)
-    high = read_recording(synthetic / record.filename_hr)
+    low = read_ecg(synthetic / record.filename_lr)
+    high = read_ecg(synthetic / record.filename_hr)
     expected = run.predict(low.signal[None], low.fs)
     np.testing.assert_allclose(run.predict(high.signal[None], high.fs), expected, atol=0.03)
 
@@ -151,8 +155,8 @@ def test_rate_order_gain_and_unit_of_a_recording_do_not_change_the_answer(
     odd = resample(high.signal, 500, 257)[order] * 1000
     names = tuple(LEADS[i].upper() for i in order)
     gains = {"adc_gain": [0.4] * 12, "baseline": [100] * 12}
-    other = read_recording(write(tmp_path / "odd", odd, fs=257, leads=names, unit="uV", **gains))
-    assert other.fs == 257 and not other.notes
+    other = read_ecg(write(tmp_path / "odd", odd, fs=257, leads=names, unit="uV", **gains))
+    assert other.fs == 257 and not other.notes and not other.assumed
     np.testing.assert_allclose(run.predict(other.signal[None], 257), expected, atol=0.05)
 
 
@@ -175,10 +179,10 @@ def test_a_long_recording_is_the_mean_over_its_windows_and_a_short_one_is_refuse
 
 
 def test_limb_leads_follow_from_any_two_of_them(synthetic: Path, record: pd.Series, tmp_path: Path):
-    whole = read_recording(synthetic / record.filename_lr)
+    whole = read_ecg(synthetic / record.filename_lr)
     for kept in (("I", "II"), ("III", "aVF"), ("aVR", "aVL")):
         rows = [LEADS.index(lead) for lead in (*kept, *LEADS[6:])]
-        partial = read_recording(write(tmp_path / "".join(kept), whole.signal[rows], leads=(*kept, *LEADS[6:])))
+        partial = read_ecg(write(tmp_path / "".join(kept), whole.signal[rows], leads=(*kept, *LEADS[6:])))
         np.testing.assert_allclose(partial.signal, whole.signal, atol=0.004)
         assert f"computed from {', '.join(kept)}" in partial.notes[0]
 
@@ -196,15 +200,23 @@ KNOWN_AS = {
     "ECG_Lead: aVF": "aVF",
     "D II": "II",
     "ekg.v2 ref": "V2",
-    "-aVR": None,
-    "Lead -aVR": None,
-    "ECG_-aVR": None,
+    "MDC_ECG_LEAD_AVR": "aVR",
+    "MDC_ECG_LEAD_V6": "V6",
+    "MDC_ECG_LEAD_III": "III",
+    "Lead I (Einthoven)": "I",
+    "Lead aVL (Goldberger)": "aVL",
+    "D1": "I",
+    "L3": "III",
+    "C1": "V1",
+    "c6": "V6",
     "I-II": None,
     "I II": None,
     "V1-V2": None,
     "MLII": None,
     "resp": None,
     "V7": None,
+    "C7": None,
+    "D4": None,
     "ref": None,
     "": None,
 }
@@ -212,23 +224,17 @@ KNOWN_AS = {
 
 @pytest.mark.parametrize(("name", "lead"), KNOWN_AS.items())
 def test_leads_are_known_by_their_usual_names_only(name: str, lead: str | None):
-    assert lead_name(name) == lead
+    assert lead_name(name) == (lead, 1)
 
 
-def test_leads_that_contradict_einthovens_law_are_noted(synthetic: Path, record: pd.Series, tmp_path: Path):
-    whole = read_recording(synthetic / record.filename_lr)
-    assert not whole.notes
-    swapped = ("II", "I", *LEADS[2:])
-    (note,) = read_recording(write(tmp_path / "swapped", whole.signal, leads=swapped)).notes
-    assert "leads may be swapped" in note
+@pytest.mark.parametrize("name", ["-aVR", "Lead -aVR", "ECG_-aVR", "MDC_ECG_LEAD_-AVR", "-AVR"])
+def test_minus_avr_is_avr_upside_down(name: str):
+    assert lead_name(name) == ("aVR", -1)
 
 
 def damage(folder: Path, signal: np.ndarray) -> dict[str, str]:
     """Write one broken record of each kind; return {name: what must be said about it}."""
     write(folder / "no_v3", np.delete(signal, 8, axis=0), leads=LEADS[:8] + LEADS[9:])
-    gap = signal.copy()
-    gap[7, 231:240] = np.nan
-    write(folder / "gap", gap)
     write(folder / "cut_off", signal)
     (folder / "cut_off.dat").write_bytes((folder / "cut_off.dat").read_bytes()[:1200])
     write(folder / "flipped", signal)
@@ -243,12 +249,11 @@ def damage(folder: Path, signal: np.ndarray) -> dict[str, str]:
     write(folder / "celsius", signal, unit="degC")
     return {
         "no_v3": "lead V3 is missing",
-        "gap": "lead V2 has 9 NaN, the first at 2.31 s",
         "cut_off": "cut off",
         "flipped": "checksum of lead",
         "no_dat": "no_dat.dat is missing",
-        "garbage": "wfdb cannot read it",
-        "empty": "wfdb cannot read it",
+        "garbage": "is not a WFDB header",
+        "empty": "is empty",
         "short": "2.00 s long, the model needs at least 2.5 s",
         "celsius": "'degC'",
     }
@@ -257,27 +262,35 @@ def damage(folder: Path, signal: np.ndarray) -> dict[str, str]:
 def test_broken_records_are_named_and_the_others_are_predicted(
     artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
 ):
-    signal = read_recording(synthetic / record.filename_lr).signal
+    signal = read_ecg(synthetic / record.filename_lr).signal
     broken = damage(tmp_path / "in", signal)
     write(tmp_path / "in" / "deeper" / "good", signal)
     flat = signal.copy()
     flat[6] = 0
     write(tmp_path / "in" / "flat", flat)
-    options = ("--artifacts", artifacts, "--format", "csv", "--picture", tmp_path / "pictures")
+    gap = signal.copy()
+    gap[7, 231:300] = np.nan
+    write(tmp_path / "in" / "gap", gap)
+    errors = tmp_path / "errors.csv"
+    options = ("--artifacts", artifacts, "--format", "csv", "--picture", tmp_path / "pictures", "--errors", errors)
     done = run_predict(tmp_path / "in", synthetic / f"{record.filename_lr}.dat", tmp_path / "nowhere", *options)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    for name, message in (broken | {"nowhere": "no WFDB header"}).items():
+    for name, message in (broken | {"nowhere": "there is no such file"}).items():
         assert any(f"{name}: " in line and message in line for line in done.stderr.splitlines()), (name, done.stderr)
-    assert "warning" in done.stderr and "lead V1 is flat" in done.stderr
+    listed = pd.read_csv(errors)
+    assert {Path(name).name for name in listed.name} == broken.keys() | {"nowhere"} and listed.reason.notna().all()
 
-    assert done.stdout.splitlines()[0] == "record,NORM,MI,STTC,CD,HYP"
-    table = pd.read_csv(io.StringIO(done.stdout), index_col="record")
-    assert list(table.index) == sorted(table.index) and len(table) == 3
+    assert done.stdout.splitlines()[0] == "record,NORM,MI,STTC,CD,HYP,warnings"
+    table = pd.read_csv(io.StringIO(done.stdout), index_col="record").fillna({"warnings": ""})
+    assert list(table.index) == sorted(table.index) and len(table) == 4
+    warnings = table.pop("warnings")
+    assert "V1" in warnings[str(tmp_path / "in/flat")] and "V1" in done.stderr
+    assert "7.0 s" in warnings[str(tmp_path / "in/gap")]
     original = table.loc[str(synthetic / record.filename_lr)]
     np.testing.assert_allclose(table.loc[str(tmp_path / "in/deeper/good")], original, atol=0.02)
     drawn = sorted(path.name for path in (tmp_path / "pictures").rglob("*.png"))
-    assert drawn == sorted(["good.png", "flat.png", f"{Path(record.filename_lr).name}.png"])
+    assert drawn == sorted(["good.png", "flat.png", "gap.png", f"{Path(record.filename_lr).name}.png"])
 
 
 def test_one_record_gives_json_and_a_picture(artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path):
@@ -294,7 +307,7 @@ def test_one_record_gives_json_and_a_picture(artifacts: Path, synthetic: Path, r
 def test_pictures_stay_in_their_folder_whatever_the_paths(
     artifacts: Path, synthetic: Path, record: pd.Series, tmp_path: Path
 ):
-    signal = read_recording(synthetic / record.filename_lr).signal
+    signal = read_ecg(synthetic / record.filename_lr).signal
     for name in ("other/a", "far/a", "here/in/a"):
         write(tmp_path / name, signal)
     (tmp_path / "here/link").symlink_to(tmp_path / "far")
@@ -304,6 +317,10 @@ def test_pictures_stay_in_their_folder_whatever_the_paths(
     assert done.returncode == 0, done.stderr
     drawn = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
     assert drawn == {f"here/pictures/{name}.png" for name in ("other/a", "far/a", "here/in/a")}
+
+
+def drawn_answer(recording: Recording, probability: np.ndarray, stored: StoredRun, *, title: str) -> Figure:
+    return draw_answer(recording.signal, recording.leads, recording.fs, probability, stored, title=title)
 
 
 # --- pictures and tasks -----------------------------------------------------------------------------------------------
@@ -323,9 +340,9 @@ def words_outside(figure: Figure) -> list[str]:
 @pytest.mark.parametrize("seconds", [2.5, 10])
 def test_all_words_of_a_picture_are_on_the_page(artifacts: Path, synthetic: Path, record: pd.Series, seconds: float):
     stored = load_run(artifacts / "resnet_standard", device="cpu", precision="fp32")
-    whole = read_recording(synthetic / record.filename_lr)
+    whole = read_ecg(synthetic / record.filename_lr)
     recording = replace(whole, signal=whole.signal[:, : round(seconds * whole.fs)])
-    figure = draw(recording, np.ones(len(stored.task)), stored, title="a_long_name" * 20)
+    figure = drawn_answer(recording, np.ones(len(stored.task)), stored, title="a_long_name" * 20)
     figure.draw_without_rendering()
     paper, bars = figure.axes
     assert words_outside(figure) == []
@@ -345,7 +362,7 @@ def test_a_run_answers_with_its_own_classes_however_many(
 
     stored = load_run(tmp_path / "mine", device="cpu", precision="fp32")
     probability = np.random.default_rng(0).random(n_classes)
-    figure = draw(read_recording(synthetic / record.filename_lr), probability, stored, title="mine")
+    figure = drawn_answer(read_ecg(synthetic / record.filename_lr), probability, stored, title="mine")
     figure.draw_without_rendering()
     drawn = [text.get_text() for text in figure.axes[-1].get_yticklabels()]
     expected = list(range(n_classes)) if n_classes <= MOST_BARS else np.argsort(-probability)[:MOST_BARS].tolist()
@@ -357,7 +374,7 @@ def test_a_run_answers_with_its_own_classes_however_many(
 
 def test_nothing_to_predict_is_exit_code_2(tmp_path: Path):
     done = run_predict(tmp_path)
-    assert done.returncode == 2 and "no WFDB header" in done.stderr and not done.stdout
+    assert done.returncode == 2 and "no recording of a known format" in done.stderr and not done.stdout
 
 
 def test_a_missing_or_damaged_model_is_an_error_that_says_what_to_do(artifacts: Path, tmp_path: Path):
@@ -407,16 +424,142 @@ def test_models_that_the_help_names_have_their_weights_in_git():
             )
 
 
-def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series):
+def test_records_are_found_once_and_in_order(synthetic: Path, record: pd.Series, tmp_path: Path):
     path = synthetic / record.filename_lr
     folder = synthetic / "records100"
-    found, problems = find_recordings([Path(f"{path}.hea"), folder, Path(f"{path}.dat"), path])
-    assert found == sorted(header.with_suffix("") for header in folder.rglob("*.hea")) and not problems
-    with pytest.raises(RecordError, match="missing"):
-        read_recording(path.with_name("nobody"))
+    found, problems = find_sources([Path(f"{path}.hea"), folder, Path(f"{path}.dat"), path], tmp_path)
+    assert [source.path for source in found] == sorted(folder.rglob("*.hea")) and not problems
+    with pytest.raises(RecordError, match="no such file"):
+        read_ecg(path.with_name("nobody"))
 
 
-def test_the_folder_one_stands_in_is_searched(synthetic: Path, record: pd.Series, monkeypatch: pytest.MonkeyPatch):
+def test_the_folder_one_stands_in_is_searched(
+    synthetic: Path, record: pd.Series, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir((synthetic / record.filename_lr).parent)
-    found, problems = find_recordings([Path()])
-    assert Path(record.filename_lr).name in [path.name for path in found] and not problems
+    found, problems = find_sources([Path()], tmp_path)
+    assert Path(record.filename_lr).name in [Path(source.name).name for source in found] and not problems
+
+
+# --- inputs that are odd ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signal(synthetic: Path, record: pd.Series) -> np.ndarray:
+    """Ten seconds of a record, (12, 5000) millivolts at 500 Hz."""
+    return read_ecg(synthetic / record.filename_hr).rows(LEADS)
+
+
+def answers(artifacts: Path, *words: object) -> list[dict]:
+    done = run_predict(*words, "--artifacts", artifacts, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def close(first: dict, second: dict, *, within: float = 0.01) -> bool:
+    return all(abs(p - second["probabilities"][name]) < within for name, p in first["probabilities"].items())
+
+
+def test_padding_is_cut_off_and_that_is_said(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    padded = signal.copy()
+    padded[:, 1500:] = 0
+    whole = write(tmp_path / "whole", signal[:, :1500], fs=500)
+    both = answers(artifacts, whole, write(tmp_path / "padded", padded, fs=500))
+    first, second = sorted(both, key=lambda answer: len(answer["warnings"]))
+    assert close(first, second) and second["seconds"] == 3
+    assert any("3.0 of its 10.0 s are used" in warning for warning in second["warnings"])
+
+
+def test_a_printed_page_is_recognised_and_each_lead_is_used_in_its_own_time(
+    artifacts: Path, signal: np.ndarray, tmp_path: Path
+):
+    page = np.zeros_like(signal)
+    for i, column in enumerate(zip(*PAGE_3X4, strict=True)):
+        for lead in column:
+            row = LEADS.index(lead)
+            page[row, 1250 * i : 1250 * (i + 1)] = signal[row, 1250 * i : 1250 * (i + 1)]
+    (answer,) = answers(artifacts, write(tmp_path / "page", page, fs=500))
+    assert answer["seconds"] == 2.5 and len(answer["leads"]) == 12
+    assert any("a printed page" in warning for warning in answer["warnings"])
+
+
+def test_what_is_no_ecg_is_refused_unless_forced(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    for name, values in (("zero", signal * 0), ("thousand", signal * 1000)):
+        path = write(tmp_path / name, values, fs=500, fmt=["32"] * 12)
+        done = run_predict(path, "--artifacts", artifacts, "--errors", tmp_path / "errors.csv")
+        assert done.returncode == 1 and "an answer would mean nothing" in done.stderr
+    (answer,) = answers(artifacts, path, "--force")
+    assert any("gain or unit" in warning for warning in answer["warnings"])
+    (mended,) = answers(artifacts, path, "--unit", "uV")
+    (whole,) = answers(artifacts, write(tmp_path / "whole", signal, fs=500))
+    assert close(mended, whole)
+
+
+def test_a_wrong_scale_is_warned_of_in_csv(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    done = run_predict(
+        write(tmp_path / "large", 8 * signal, fs=500, fmt=["32"] * 12), "--artifacts", artifacts, "--format", "csv"
+    )
+    table = pd.read_csv(io.StringIO(done.stdout))
+    assert "gain or unit" in table.warnings[0]
+
+
+def test_a_long_recording_has_a_course_over_time(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    long = write(tmp_path / "long", np.tile(signal[:, ::5], 9), fs=100)
+    (answer,) = answers(artifacts, long, "--course", tmp_path / "course")
+    course = pd.read_csv(tmp_path / "course/long.csv")
+    assert course.seconds.tolist() == list(range(0, 90, 10)) and (tmp_path / "course/long.png").exists()
+    for name, p in answer["probabilities"].items():
+        assert course[name].mean() == pytest.approx(p, abs=1e-4)
+    (short,) = answers(artifacts, write(tmp_path / "short", signal[:, ::5], fs=100))
+    assert abs(course["NORM"][4] - short["probabilities"]["NORM"]) < 0.05
+
+
+def test_files_that_do_not_say_everything_are_answered_with_it_said(
+    artifacts: Path, signal: np.ndarray, tmp_path: Path
+):
+    np.save(tmp_path / "plain.npy", (signal * 1000).T)
+    done = run_predict(tmp_path / "plain.npy", "--artifacts", artifacts, "--errors", tmp_path / "errors.csv")
+    assert done.returncode == 1 and "--fs" in done.stderr
+    (answer,) = answers(artifacts, tmp_path / "plain.npy", "--fs", 500, "--unit", "uV")
+    (whole,) = answers(artifacts, write(tmp_path / "whole", signal, fs=500))
+    assert close(answer, whole)
+    assert any("no names" in warning for warning in answer["warnings"])
+
+
+def test_rate_intervals_and_axis_stand_beside_the_answer(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    (answer,) = answers(artifacts, write(tmp_path / "whole", signal, fs=500))
+    measured = answer["measurements"]
+    assert 30 < measured["heart_rate"] < 200 and 40 < measured["qrs_ms"] < 250
+    assert -180 <= measured["axis_degrees"] <= 180
+
+
+def test_nobody_is_named_in_an_answer(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    path = write(tmp_path / "somebody", signal, fs=500, comments=["name: Jane Doe", "id: 4711", "born: 1950-02-03"])
+    done = run_predict(path, "--artifacts", artifacts, "--format", "json", "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for private in ("Jane", "4711", "1950"):
+        assert private not in done.stdout + done.stderr + re.sub(r'data-microvolt="[^"]*"', "", page)
+
+
+def test_positive_means_at_or_above_the_threshold_of_the_validation_fold(
+    artifacts: Path, signal: np.ndarray, tmp_path: Path
+):
+    shutil.copytree(artifacts / "resnet_standard", tmp_path / "mine")
+    task = task_of(read_config(tmp_path / "mine"))
+    rng = np.random.default_rng(0)
+    labels = pd.DataFrame(rng.integers(0, 2, (300, len(task))), columns=list(task.classes))
+    write_operating_points(tmp_path / "mine", labels, (labels + rng.normal(0, 0.3, labels.shape)).clip(0, 1), task)
+    path = write(tmp_path / "whole", signal, fs=500)
+    (answer,) = answers(tmp_path, path, "--model", "mine", "--threshold", "sensitivity=.9")
+    for name, p in answer["probabilities"].items():
+        point = answer["thresholds"][name]
+        assert (name in answer["positive"]) == (p >= point["threshold"]) and point["sensitivity"] >= 0.9
+    done = run_predict(path, "--artifacts", tmp_path, "--model", "mine", "--threshold", "best")
+    assert done.returncode == 2 and "use f1" in done.stderr
+
+
+def test_embeddings_are_a_row_per_answered_record(artifacts: Path, signal: np.ndarray, tmp_path: Path):
+    paths = [write(tmp_path / name, signal * scale, fs=500) for name, scale in (("a", 1), ("b", 0.9))]
+    answers(artifacts, *paths, "--embeddings", tmp_path / "vectors.npy")
+    vectors = np.load(tmp_path / "vectors.npy")
+    assert vectors.shape[0] == 2 and vectors.shape[1] >= 8 and not np.allclose(vectors[0], vectors[1])

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import CODES, ROOT
 
+from ecg.labels import read_database
 from ecg.models import MODELS
+from ecg.plan import find_flags
 from ecg.tasks import BENCHMARK, task_from_csv
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -119,3 +122,25 @@ def test_both_commands_of_the_first_page_are_those_that_the_project_has():
     assert ".venv/bin/python codes/run_all.py --demo" in first and ".venv/bin/python -m pytest" in first
     done = subprocess.run([sys.executable, CODES / "run_all.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--demo" in done.stdout
+
+
+def test_the_example_in_python_runs(synthetic, tmp_path, monkeypatch):
+    """From the project's folder, with a recording called as in the README."""
+    if not (ROOT / "artifacts/resnet_standard/best.pt").exists():
+        pytest.skip("this checkout has no trained runs in artifacts/")
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    file = synthetic / read_database(synthetic).filename_lr.iloc[0]
+    assert example.count('"my_ecg.hea"') == 1
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(compile(example.replace("my_ecg.hea", f"{file}.hea"), "README.md", "exec"), names)
+    assert names["recording"].leads == names["run"].leads
+    assert names["probability"].shape == (1, 5) and ((names["probability"] > 0) & (names["probability"] < 1)).all()
+    assert names["heat"].shape == (12, 1000) and np.abs(names["heat"]).max() > 0
+
+
+def test_every_flag_that_the_readme_shows_is_one_of_predicts():
+    part = section("## Your own recordings")
+    flags = find_flags(CODES / "predict.py", CODES)
+    shown = set(re.findall(r"--([a-z]+)", part))
+    assert {"leads", "unit", "fs", "force", "html", "threshold"} <= shown <= {name.replace("_", "-") for name in flags}
