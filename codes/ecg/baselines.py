@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 import sklearn
-import skops.io
-from aeon.transformations.collection.convolution_based import MiniRocket
 from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -31,6 +28,7 @@ from ecg.custom_transformers import LeadStatistics
 from ecg.hardware import cores, machine
 from ecg.labels import SPLITS, read_splits
 from ecg.metrics import macro_auc
+from ecg.minirocket import PARAMETERS, Parameters, fit_rocket, rocket_features
 from ecg.runs import (
     made_with,
     read_config,
@@ -90,10 +88,14 @@ class Trees:
         return found if isinstance(found, np.ndarray) else np.stack([p[:, 1] for p in found], axis=1)
 
     def save(self, path: Path) -> None:
+        import skops.io  # takes longer to import than all else here
+
         skops.io.dump(self.estimator, path, compression=8)  # zip's deflate
 
     @classmethod
     def load(cls, path: Path, config: dict[str, Any]) -> "Trees":
+        import skops.io
+
         made_with = config["versions"]["scikit-learn"]
         if made_with != sklearn.__version__:
             raise UserError(
@@ -105,16 +107,13 @@ class Trees:
 class Rocket:
     """MiniRocket (Dempster et al. 2021) on the leads in millivolts, and a linear layer on its 9,996 features.
 
-    `parameters`: the five arrays that MiniRocket fits; `coef` (k, n_features) and `intercept` (k,) give the logits of
+    `parameters`: the five arrays of `ecg.minirocket`; `coef` (k, n_features) and `intercept` (k,) give the logits of
     k classes.
     """
 
     file: ClassVar[str] = "model.npz"
-    PARAMETERS = ("n_channels_per_combination", "channels", "dilations", "n_features_per_dilation", "biases")
 
-    def __init__(
-        self, parameters: tuple[np.ndarray, ...], coef: np.ndarray, intercept: np.ndarray, objective: Objective
-    ):
+    def __init__(self, parameters: Parameters, coef: np.ndarray, intercept: np.ndarray, objective: Objective):
         self.parameters, self.coef, self.intercept, self.objective = parameters, coef, intercept, objective
 
     def features(self, millivolt: np.ndarray) -> np.ndarray:
@@ -126,13 +125,13 @@ class Rocket:
         return expit(logits) if self.objective == "multilabel" else softmax(logits, axis=1)
 
     def save(self, path: Path) -> None:
-        arrays = dict(zip(self.PARAMETERS, self.parameters, strict=True))
+        arrays = dict(zip(PARAMETERS, self.parameters, strict=True))
         np.savez_compressed(path, coef=self.coef, intercept=self.intercept, **arrays)
 
     @classmethod
     def load(cls, path: Path, config: dict[str, Any]) -> "Rocket":
         stored = np.load(path)
-        parameters = tuple(stored[name] for name in cls.PARAMETERS)
+        parameters = tuple(stored[name] for name in PARAMETERS)
         return cls(parameters, stored["coef"], stored["intercept"], config["objective"])
 
 
@@ -160,14 +159,6 @@ BASELINES: dict[str, type[Baseline]] = {
     "minirocket_ridge": Rocket,
     "minirocket_logistic": Rocket,
 }
-
-
-def rocket_features(millivolt: np.ndarray, parameters: tuple[np.ndarray, ...], *, jobs: int) -> np.ndarray:
-    """Return the share of each record that exceeds each bias after each convolution, (n, n_features) float32."""
-    jobs = min(jobs, numba.config.NUMBA_NUM_THREADS)
-    rocket = MiniRocket(n_kernels=84, n_jobs=jobs, random_state=0).fit(millivolt[:1])  # any fit, replaced in a moment
-    rocket.parameters = parameters
-    return rocket.transform(millivolt)
 
 
 @dataclass(frozen=True)
@@ -351,11 +342,6 @@ def _train_one(plan: _Plan, known: _Data, task: Task, artifacts: Path, run: str,
     }
     save_baseline(fitted, folder, own | config)
     print(f"{plan.name:24} validation macro AUC {auc:.4f}  {seconds:5.1f} s  {folder}", flush=True)
-
-
-def fit_rocket(millivolt: np.ndarray, *, kernels: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Choose MiniRocket's dilations, lead combinations and biases from training records (n, 12, n_samples)."""
-    return MiniRocket(n_kernels=kernels, random_state=seed).fit(millivolt).parameters
 
 
 def forest(trees: int, *, seed: int, jobs: int) -> RandomForestClassifier:

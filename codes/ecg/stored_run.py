@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from ecg.calibration import calibrate, logits_of, probability_of
 from ecg.devices import Precision, pick_device, pick_dtype
 from ecg.formats.wfdb import UV_PER_MV
 from ecg.inference import network_probability, window_starts
+from ecg.leads import PAGE_3X4
 from ecg.models import MODELS, Network, rebuild
 from ecg.preprocessing import preprocessor
 from ecg.runs import read_config, task_of
@@ -41,11 +42,12 @@ class StoredRun:
     """A stored run, ready to predict.
 
     `config` is its `config.json`; `uncalibrated` gives the probabilities (n, n_classes), before calibration, of int16
-    microvolts (n, n_leads, t).
+    microvolts (n, n_leads, t). An ensemble has `members` instead, {name: run}.
     """
 
     config: dict[str, Any]
-    uncalibrated: Callable[[np.ndarray], np.ndarray]
+    uncalibrated: Callable[[np.ndarray], np.ndarray] | None
+    members: dict[str, "StoredRun"] = field(default_factory=dict)
 
     @cached_property
     def task(self) -> Task:
@@ -68,8 +70,30 @@ class StoredRun:
 
     @property
     def min_seconds(self) -> float:
-        """The shortest recording it answers: one window."""
+        """The shortest recording it answers: one window, of an ensemble the shortest one of its members."""
+        if self.members:
+            return min(run.min_seconds for run in self.members.values())
         return self.window / self.fs
+
+    @property
+    def takes_missing_leads(self) -> bool:
+        """Whether it, or a member, was trained on subsets of the leads."""
+        if self.members:
+            return any(run.takes_missing_leads for run in self.members.values())
+        return bool(self.config.get("settings", {}).get("lead_subsets", False))
+
+    def members_for(self, seconds: float, *, complete: bool = True) -> dict[str, float]:
+        """Return {member: weight} of those members of an ensemble that answer a recording; the weights add up to 1.
+
+        `complete` says that all leads are there. A MiniRocket needs all of them and a whole record of 10 s: without it
+        the networks answer. A run that is no ensemble is its own only member. Empty if none can answer.
+        """
+        if not self.members:
+            can = seconds >= self.min_seconds and (complete or self.takes_missing_leads)
+            return {self.config.get("run", self.config["model"]): 1.0} if can else {}
+        able = [name for name, run in self.members.items() if run.members_for(seconds, complete=complete)]
+        weights = {name: self.config["members"][name] for name in able}
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
     def prepare(self, signal_mv: np.ndarray, fs: float) -> np.ndarray:
         """Return (n, n_leads, t) millivolts at `fs` Hz as the model sees them: int16 microvolts at its own rate.
@@ -87,21 +111,63 @@ class StoredRun:
         """Return the probabilities (n, n_classes) of recordings (n, n_leads, t) in millivolts at `fs` Hz.
 
         Leads in the order of `leads`. A recording longer than the model's window is cut into windows overlapping by
-        half; its answer is their mean. Raises ValueError if it is shorter, has other leads or contains NaN.
+        half; its answer is their mean. A lead that is nan throughout is missing, which some runs take, see
+        `takes_missing_leads`; of an ensemble the members answer that can. Raises ValueError if a recording is too
+        short, has other leads than these or none, lacks some that the run needs, or contains other nan.
         """
         signal_mv = np.asarray(signal_mv)
         if signal_mv.ndim != 3 or signal_mv.shape[1] != len(self.leads):
             raise ValueError(f"expected signals of shape (n, {len(self.leads)}, t), got {signal_mv.shape}")
-        if not len(signal_mv):
-            return np.empty((0, len(self.task)), np.float32)
-        return self.predict_microvolt(self.prepare(signal_mv, fs))
+        missing = np.isnan(signal_mv).all(axis=2)  # (n, n_leads)
+        self._check_leads(missing)
+        complete = ~missing.any(axis=1)
+        probability = np.empty((len(signal_mv), len(self.task)), np.float32)
+        if complete.any():
+            probability[complete] = self.predict_microvolt(self.prepare(signal_mv[complete], fs))
+        if not complete.all():
+            # zeros stay zeros through the filter, and are what the run was trained on
+            filled = np.where(missing[~complete][:, :, None], 0, signal_mv[~complete])
+            probability[~complete] = self.predict_microvolt(self.prepare(filled, fs), complete=False)
+        return probability
 
-    def predict_microvolt(self, microvolt: np.ndarray) -> np.ndarray:
-        """Return the probabilities (n, n_classes) of what `prepare` gave, or of rows of `signals.npy`."""
-        length = microvolt.shape[-1]
-        if length < self.window:
-            raise ValueError(f"{length / self.fs:.2f} s long, the model needs at least {self.min_seconds:g} s")
-        calibrated = calibrate(self.uncalibrated(microvolt), self.config["temperature"], self.config["objective"])
+    def predict_page(self, signal_mv: np.ndarray, fs: float) -> np.ndarray:
+        """Return the probabilities (n, n_classes) of printed pages (n, n_leads, t), leads side by side in one window.
+
+        A page has 2.5 s of each lead, one column of three leads after the other; `ecg.recordings.as_window` puts the
+        columns side by side. They were not recorded at one time, so each is answered with the others missing, and the
+        mean of these answers is returned: on the validation fold no worse than answering the window as it is. Raises
+        ValueError as `predict` does, also if all leads of a column are missing.
+        """
+        columns = [np.isin(self.leads, column)[:, None] for column in zip(*PAGE_3X4, strict=True)]
+        return np.mean([self.predict(np.where(own, signal_mv, np.nan), fs) for own in columns], axis=0)
+
+    def _check_leads(self, missing: np.ndarray) -> None:
+        """Raise ValueError if the run cannot answer recordings of which leads are `missing`, (n, n_leads) bool."""
+        if missing.all(axis=1).any():
+            raise ValueError("a recording has no lead at all")
+        if missing.any() and not self.takes_missing_leads:
+            names = [lead for lead, is_missing in zip(self.leads, missing.any(axis=0), strict=True) if is_missing]
+            raise ValueError(f"lead {', '.join(names)} is missing; only runs trained with --lead-subsets do without")
+
+    def predict_microvolt(self, microvolt: np.ndarray, *, complete: bool = True) -> np.ndarray:
+        """Return the probabilities (n, n_classes) of what `prepare` gave, or of rows of `signals.npy`.
+
+        Where leads are missing, `complete` is False and their microvolts are 0.
+        """
+        seconds = microvolt.shape[-1] / self.fs
+        if seconds < self.min_seconds:
+            raise ValueError(f"{seconds:.2f} s long, the model needs at least {self.min_seconds:g} s")
+        objective = self.config["objective"]
+        if self.members:
+            weights = self.members_for(seconds, complete=complete)
+            if not weights:
+                raise ValueError(f"no member of the ensemble answers {seconds:.2f} s with missing leads")
+            answers = {name: self.members[name].predict_microvolt(microvolt, complete=complete) for name in weights}
+            logits = sum(weight * logits_of(answers[name], objective) for name, weight in weights.items())
+            probability = probability_of(logits, objective)
+        else:
+            probability = self.uncalibrated(microvolt)
+        calibrated = calibrate(probability, self.config["temperature"], objective)
         return with_constants(calibrated, self.config.get("constant", {}), self.task)
 
 
@@ -131,37 +197,25 @@ def mean_over_windows(model: Callable[[np.ndarray], np.ndarray], microvolt: np.n
     return np.concatenate(results).reshape(n, len(starts), -1).mean(axis=1)
 
 
-def load_run(folder: Path, *, device: str = "auto", precision: Precision = "auto") -> StoredRun:
+def load_run(folder: Path | str, *, device: str = "auto", precision: Precision = "auto") -> StoredRun:
     """Return the model in a run folder: a network, a baseline or an ensemble.
 
     Raises a `UserError` if a file is missing, damaged or of another model.
     """
+    folder = Path(folder)
     config = read_config(folder)
     if "temperature" not in config:
         raise UserError(f"{folder / 'config.json'}: 'temperature' is missing: run {MADE_BY} again")
     if "members" in config:
-        return StoredRun(config, _ensemble(folder, config, device=device, precision=precision))
+        names = config["members"]
+        members = {name: load_run(folder.parent / name, device=device, precision=precision) for name in names}
+        return StoredRun(config, None, members)
     if config["model"] in MODELS:
         model = _network(folder, config, device=device, precision=precision)
     else:
         model = _baseline(folder, config)
     window = config.get("window", config["signals"]["n_samples"])
     return StoredRun(config, lambda microvolt: mean_over_windows(model, microvolt, window))
-
-
-def _ensemble(
-    folder: Path, config: dict[str, Any], *, device: str, precision: Precision
-) -> Callable[[np.ndarray], np.ndarray]:
-    weights, objective = config["members"], config["objective"]
-    members = {name: load_run(folder.parent / name, device=device, precision=precision) for name in weights}
-
-    def blend(microvolt: np.ndarray) -> np.ndarray:
-        logits = [
-            weights[name] * logits_of(run.predict_microvolt(microvolt), objective) for name, run in members.items()
-        ]
-        return probability_of(sum(logits), objective)
-
-    return blend
 
 
 def _network(
@@ -186,7 +240,7 @@ def _network(
 
 
 def _baseline(folder: Path, config: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
-    from ecg.baselines import load_baseline  # here, because the compiler behind MiniRocket takes seconds to import
+    from ecg.baselines import load_baseline  # here, because it imports ecg.stored_run
 
     baseline = load_baseline(folder, config)
     return lambda windows: baseline.probability(baseline.features(windows / np.float32(UV_PER_MV)))

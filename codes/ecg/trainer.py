@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ecg.artifacts import UserError
-from ecg.augmentation import augment_batch
+from ecg.augmentation import augment_batch, keep_lead_subsets
 from ecg.devices import Microvolts, autocast, send, to_millivolt
 from ecg.distributed import World
 from ecg.inference import network_probability
@@ -122,7 +122,8 @@ class Trainer:
     """Network, optimizer, schedule and weight average of one training, and the step that moves them.
 
     `ema_network` has the exponential moving average of the weights over about `ema` of all `steps`; it is what is
-    evaluated and stored.
+    evaluated and stored. With `lead_subsets`, a number of samples, it takes whole records, and trains on crops of that
+    length in which some leads only are kept.
     """
 
     def __init__(
@@ -136,10 +137,12 @@ class Trainer:
         loss: Loss,
         objective: Objective,
         augment: bool,
+        lead_subsets: int | None = None,
         world: World,
         dtype: torch.dtype,
     ):
-        self.loss_function, self.objective, self.augment = loss, objective, augment
+        self.loss_function, self.objective = loss, objective
+        self.augment, self.lead_subsets = augment, lead_subsets
         self.world, self.dtype = world, dtype
         self.network, self.ema_network = network, copy.deepcopy(network).requires_grad_(False)
         world.synchronise_norms(network)
@@ -160,8 +163,12 @@ class Trainer:
         """Return this process's part of the batch's mean loss, times the number of processes."""
         n, device = len(batch.target), self.world.device
         own = self.world.share(n)
-        if self.augment:  # all of the batch, so that every process draws the same numbers
-            x = augment_batch(to_millivolt(batch.microvolt, device), batch.generator)[own]
+        if self.augment or self.lead_subsets:  # all of the batch, so that every process draws the same numbers
+            x = to_millivolt(batch.microvolt, device)
+            x = augment_batch(x, batch.generator) if self.augment else x
+            if self.lead_subsets:
+                x = keep_lead_subsets(x, batch.generator, window=self.lead_subsets)
+            x = x[own]
         else:
             x = to_millivolt(batch.microvolt[own], device)
         y = send(batch.target, device)[own]

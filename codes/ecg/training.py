@@ -26,6 +26,7 @@ from ecg.distributed import World, join_world
 from ecg.hardware import machine
 from ecg.initial_weights import load_initial_weights
 from ecg.labels import SPLITS, Splits, read_splits
+from ecg.leads import LEADS
 from ecg.lr_finder import find_lr
 from ecg.metrics import macro_auc
 from ecg.models import build, check_divisible
@@ -58,6 +59,8 @@ class TrainingSettings(Folders):
 
     augment: bool = False
     """Train on scaled and noisy signals with lost leads."""
+    lead_subsets: bool = False
+    """Train on random subsets of the leads, so that the run answers recordings with missing ones. Needs a --name."""
     labels: str = ""
     """The task, such as form, or one that 02 made from a CSV file. By default the first one that 02 was given."""
     name: str = ""
@@ -144,8 +147,9 @@ def _train(model: str, name: str, settings: TrainingSettings, world: World) -> N
     lr = state["lr"] if state else settings.lr
     if not state and (settings.lr == 0 or settings.lr_finder):
         alone = new_trainer(model, task, signals, settings, records["train"], World(world.device), dtype, lr=1e-3)
+        crop = array.shape[-1] if settings.lead_subsets else window
         curve, suggestion = find_lr(
-            alone, array, records["train"], size=settings.batch_size, crop=window, seed=settings.seed
+            alone, array, records["train"], size=settings.batch_size, crop=crop, seed=settings.seed
         )
         lr = world.from_first(settings.lr or suggestion)
         if world.first:
@@ -201,6 +205,10 @@ def _check_ranges(settings: TrainingSettings, signals: Signals, window: int, wor
         raise UserError(
             f"--crop-seconds {settings.crop_seconds:g} must be between 1 and {longest:g}, the records' length"
         )
+    if settings.lead_subsets and not settings.name:
+        raise UserError("--lead-subsets is for a run of its own: give it a --name")
+    if settings.lead_subsets and signals.leads != LEADS:
+        raise UserError(f"--lead-subsets needs the twelve leads {' '.join(LEADS)}, not {' '.join(signals.leads)}")
 
 
 def _check_labels(records: dict[str, Records], task: Task, world: World) -> None:
@@ -252,8 +260,8 @@ def _describe(
         "window": window,
         "signals": signals.meta,
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("data", "artifacts", "overwrite")},
-        "augmentation": describe() if settings.augment else {},
-        "code": digest(training_code(model, settings.augment)),
+        "augmentation": describe(augment=settings.augment, lead_subsets=settings.lead_subsets),
+        "code": digest(training_code(model, settings.augment or settings.lead_subsets)),
         "precision": str(dtype).removeprefix("torch."),
         **machine(),
     }
@@ -297,6 +305,7 @@ def new_trainer(
         loss=make_loss(settings.objective, train_records.target),
         objective=settings.objective,
         augment=settings.augment,
+        lead_subsets=round(settings.crop_seconds * signals.fs) if settings.lead_subsets else None,
         world=world,
         dtype=dtype,
     )
@@ -390,6 +399,7 @@ def fit(
 ) -> None:
     """Train until the last epoch or until patience ends; `progress` has the best weights and the history after that."""
     world = trainer.world
+    crop = array.shape[-1] if settings.lead_subsets else window  # whole records, of which the trainer takes crops
     loss_sum = torch.full((), progress.loss_sum, device=world.device)
     saved = time.monotonic()
     for epoch in range(len(progress.history) + 1, settings.epochs + 1):
@@ -402,7 +412,7 @@ def fit(
             array,
             train_records,
             size=settings.batch_size,
-            crop=window,
+            crop=crop,
             seed=settings.seed,
             epoch=epoch,
             device=world.device,

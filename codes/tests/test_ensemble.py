@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from made_up import SIGNALS, write_run, write_splits
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from ecg.artifacts import UserError, read_json, write_json
 from ecg.calibration import calibrate, fit_temperature, log_loss, logits_of
@@ -18,7 +18,7 @@ from ecg.labels import read_split, read_splits
 from ecg.metrics import macro_auc, multilabel_metrics
 from ecg.models import build
 from ecg.runs import find_runs, read_config, read_labelled, read_predictions, write_predictions
-from ecg.stored_run import load_run
+from ecg.stored_run import StoredRun, load_run
 from ecg.tasks import Task
 
 RNG = np.random.default_rng(0)
@@ -288,3 +288,31 @@ def test_predict_answers_as_the_stored_ensemble(tmp_path):
     assert read_config(ensemble)["temperature"] != 1
     answers = load_run(ensemble, device="cpu", precision="fp32").predict_microvolt(microvolt["test"])
     np.testing.assert_allclose(answers, read_predictions(ensemble, "test", task), atol=2e-4)
+
+
+def test_a_member_that_needs_whole_records_is_left_out_of_shorter_ones():
+    """As MiniRocket is; the weights of the others add up to 1 again."""
+    task = Task("superdiagnostic", tuple("abcde"), tuple("abcde"), ((),) * 5)
+    config = {"model": "resnet1d", "task": task.to_json(), "objective": "multilabel", "temperature": 1.0}
+    config |= {"signals": SIGNALS}
+
+    def member(probability: float, **more: object) -> StoredRun:
+        return StoredRun(config | more, lambda microvolt: np.full((len(microvolt), 5), probability))
+
+    runs = {
+        "network": member(0.1, window=250),
+        "other": member(0.3, window=300),
+        "minirocket": member(0.9, model="minirocket_ridge"),
+    }
+    weights = {"network": 0.2, "other": 0.3, "minirocket": 0.5}
+    ensemble = StoredRun(config | {"members": weights, "window": 1000}, None, runs)
+    assert ensemble.min_seconds == 2.5
+    assert ensemble.members_for(10) == pytest.approx(weights)
+    assert ensemble.members_for(9.99) == pytest.approx({"network": 0.4, "other": 0.6})
+    assert ensemble.members_for(2.5) == {"network": 1}
+    assert ensemble.members_for(2.49) == ensemble.members_for(10, complete=False) == {}
+    for length, expected in ((250, 0.1), (999, expit(logit([0.1, 0.3]) @ [0.4, 0.6]))):
+        answer = ensemble.predict_microvolt(np.zeros((2, 12, length), np.int16))
+        np.testing.assert_allclose(answer, np.full((2, 5), expected), atol=1e-6)
+    with pytest.raises(ValueError, match=r"2\.49 s long, the model needs at least 2\.5 s"):
+        ensemble.predict_microvolt(np.zeros((2, 12, 249), np.int16))
