@@ -93,7 +93,7 @@ def predict_files(**values: Any) -> None:
         if to_file and len(sources) > 1:
             raise UserError(f"--picture {settings.picture} is one file for {len(sources)} records: give a folder")
         model = Model(settings.model, load_asked(settings))
-        thresholds = load_thresholds(settings, model)
+        thresholds = {settings.model: load_thresholds(settings, model)}  # {model: its thresholds}
         embed = load_embedding(settings)
         refused = [Refusal(name, reason) for name, reason in problems]
         for refusal in refused:
@@ -111,7 +111,9 @@ def predict_files(**values: Any) -> None:
                     continue
                 for warning in result.warnings:
                     complain(f"{result.name}: {warning}", "warning")
-                answers.append(describe(result, thresholds))
+                if result.model not in thresholds:
+                    thresholds[result.model] = load_thresholds(settings, Model(result.model, result.stored))
+                answers.append(describe(result, thresholds[result.model]))
                 if embed:
                     vectors.append(embed(result))
                 if settings.html:
@@ -185,7 +187,7 @@ def load_thresholds(settings: Settings, model: Model) -> dict[str, dict[str, flo
     """Return {class: its operating point} for the purpose that was asked for; empty without one."""
     if not settings.threshold:
         return {}
-    table = read_operating_points(settings.artifacts / settings.model, model.stored.task)
+    table = read_operating_points(settings.artifacts / model.name, model.stored.task)
     return threshold_for(table, settings.threshold)
 
 

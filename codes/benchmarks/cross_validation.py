@@ -6,7 +6,7 @@ train them, with `_fast` behind the name as with `--preset fast`.
 
 Each fold of `--folds` is left out in turn and predicted by models trained on the others of folds 1-9; fold 10 is not
 read. The sides take turns on the same threads, so that their seconds can be compared: those of training and of
-predicting the fold, MiniRocket's features included, compiling it not. A macro AUC is computed per fold and seed, over
+predicting the fold, MiniRocket's features included. A macro AUC is computed per fold and seed, over
 the classes with at least five positive records in the fold, and then averaged; the interval of a difference resamples
 patients, the same ones for both sides, and covers neither the choice of seeds nor that of training records.
 `resnet1d_wang` has our one-cycle schedule: fastai's of 2020 differs a little (a rise of .3 instead of .25, Adam's
@@ -213,11 +213,11 @@ def fit_rocket_and_ridge(signals: Signals, rotation: Rotation, seed: int) -> Ans
 
     A class without both outcomes among the training records is answered with its share of them.
     """
-    from ecg.baselines import fit_ridge, fit_rocket, rocket_features  # its compiler takes seconds to import
+    from ecg.baselines import fit_ridge, fit_rocket, rocket_features  # aeon takes seconds to import
 
     target, jobs = rotation.train.target, torch.get_num_threads()
     seen, unseen = (signals.array[rows] / np.float32(UV_PER_MV) for rows in (rotation.train.rows, rotation.test_rows))
-    rocket_features(unseen[:2], fit_rocket(seen[:2], kernels=KERNELS, seed=seed), jobs=jobs)  # compiles it
+    rocket_features(unseen[:2], fit_rocket(seen[:2], kernels=KERNELS, seed=seed), jobs=jobs)  # warms up
     started = time.perf_counter()
     parameters = fit_rocket(seen, kernels=KERNELS, seed=seed)
     seen_features = rocket_features(seen, parameters, jobs=jobs)

@@ -131,7 +131,7 @@ def _prepare(source: Source, model: Model, fallback: Model | None, reading: Read
             name=source.name,
             recording=recording,
             model=chosen,
-            pieces=_pieces(recording.rows(chosen.stored.leads), recording.fs, chosen.stored.min_seconds),
+            pieces=_pieces(recording.rows(chosen.stored.leads), recording.fs, chosen.stored),
             warnings=(*warnings, *bridged, *why),
         )
     except RecordError as error:
@@ -234,10 +234,15 @@ def _obstacle(recording: Recording, stored: StoredRun) -> str:
     return ""
 
 
-def _pieces(rows: np.ndarray, fs: float, min_seconds: float) -> np.ndarray:
-    """Return the signals (n_pieces, n_leads, t): one, or for a long recording those of PIECE_SECONDS, end to end."""
-    lacking = max(0, round(min_seconds * fs) - rows.shape[1])
-    rows = np.pad(rows, ((0, 0), (0, lacking)), mode="edge")
+def _pieces(rows: np.ndarray, fs: float, stored: StoredRun) -> np.ndarray:
+    """Return the signals (n_pieces, n_leads, t): one, or for a long recording those of PIECE_SECONDS, end to end.
+
+    The few samples that a recording lacks for the run, or for a member of an ensemble, repeat the last one.
+    """
+    for run in stored.members.values() or (stored,):
+        lacking = round(run.min_seconds * fs) - rows.shape[1]
+        if 0 < lacking <= LENGTH_TOLERANCE * fs + 1:
+            rows = np.pad(rows, ((0, 0), (0, lacking)), mode="edge")
     length = rows.shape[1]
     size = round(PIECE_SECONDS * fs)
     if length < LONG_SECONDS * fs:
@@ -252,13 +257,15 @@ def _predict(prepared: list[_Prepared]) -> dict[int, np.ndarray]:
     """Return {id: probabilities (n_pieces, n_classes)}; recordings of equal shape are predicted together."""
 
     def alike(each: _Prepared) -> tuple[Any, ...]:
-        return each.model.name, each.recording.fs, each.pieces.shape[1:]
+        return each.model.name, each.recording.fs, each.recording.simultaneous, each.pieces.shape[1:]
 
     answered = {}
     for _, group in groupby(sorted(prepared, key=alike), key=alike):
         members = list(group)
         stacked = members[0].pieces if len(members) == 1 else np.concatenate([each.pieces for each in members])
-        found = members[0].model.stored.predict(stacked, members[0].recording.fs)
+        stored, fs = members[0].model.stored, members[0].recording.fs
+        is_page = not members[0].recording.simultaneous and stored.takes_missing_leads
+        found = stored.predict_page(stacked, fs) if is_page else stored.predict(stacked, fs)
         ends = np.cumsum([len(each.pieces) for each in members])
         for each, values in zip(members, np.split(found, ends[:-1]), strict=True):
             answered[id(each)] = values

@@ -40,7 +40,11 @@ def find_sources(words: Iterable[Path], unpacked: Path) -> tuple[list[Source], l
             if not sources:
                 problems.append((word.as_posix(), "no recording of a known format in this folder or below"))
         else:
-            sources = [_source(_record_of(word), word.parent.as_posix() if word.parent != Path() else "")]
+            record = _record_of(word)
+            sources = [_source(record, word.parent.as_posix() if word.parent != Path() else "")]
+            if not record.exists():
+                problems.append((word.as_posix(), "there is no such file"))
+                continue
         for source in sources:
             found.setdefault(source.path.resolve(), source)
     return sorted(found.values(), key=lambda source: source.name), problems

@@ -74,7 +74,8 @@ def test_a_list_names_files_beside_it(given, unpacked):
 
 def test_a_file_that_is_named_is_always_tried(given, unpacked):
     sources, problems = find_sources([given / "notes.txt", given / "nobody"], unpacked)
-    assert names(sources, given) == ["nobody", "notes.txt"] and not problems
+    assert names(sources, given) == ["notes.txt"]
+    assert problems == [((given / "nobody").as_posix(), "there is no such file")]
 
 
 def test_an_empty_folder_is_said(tmp_path, unpacked):
