@@ -144,3 +144,31 @@ def test_every_flag_that_the_readme_shows_is_one_of_predicts():
     flags = find_flags(CODES / "predict.py", CODES)
     shown = set(re.findall(r"--([a-z]+)", part))
     assert {"leads", "unit", "fs", "force", "html", "threshold"} <= shown <= {name.replace("_", "-") for name in flags}
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Return an interval as the tables of the README have it, `.894 [.869, .919]`."""
+    first, *rest = (f"{number:.3f}".removeprefix("0") for number in (value, low, high))
+    return f"{first} [{', '.join(rest)}]"
+
+
+def test_the_table_of_the_guard_is_that_of_its_benchmark():
+    table = pd.read_csv(ROOT / "artifacts/benchmarks/guard.csv")
+    table = table[table.records == "clean"].set_index("fault").rename(index={"none": "nothing wrong"})
+    part = section("## Your own recordings").split("**What is said about the input.**")[1]
+    rows = [row for row in rows_of(part) if row[0] in table.index]
+    assert len(rows) == 13
+    for fault, n, flagged in rows:
+        measured = table.loc[fault]
+        assert (int(n), flagged) == (measured.n, interval(measured.detection, measured.low, measured.high)), fault
+
+
+def test_the_table_of_missing_leads_is_that_of_its_benchmark():
+    table = pd.read_csv(ROOT / "artifacts/benchmarks/lead_subsets.csv").set_index(["model", "subset"])
+    part = section("## Your own recordings").split("**Missing leads.**")[1]
+    rows = [row for row in rows_of(part) if ("resnet_standard", row[0]) in table.index]
+    assert len(rows) == 7
+    for subset, *cells in rows:
+        for model, cell in zip(("xresnet_lead_subsets", "resnet_standard"), cells, strict=True):
+            measured = table.loc[model, subset]
+            assert cell == interval(measured.macro_auc, measured.ci_low, measured.ci_high), (model, subset)
