@@ -29,11 +29,13 @@ from ecg.artifacts import ROOT, UserError, read_json, write_csv, write_npy
 from ecg.command_line import run
 from ecg.devices import Precision
 from ecg.inputs import find_sources
+from ecg.operating_points import FILE as OPERATING_POINTS
 from ecg.operating_points import read_operating_points, threshold_for
 from ecg.stored_run import StoredRun, load_run
 
 Engine = Literal["torch", "onnx"]
 DEFAULT_MODEL = "resnet_standard"
+MOST_ON_A_PAGE = 50  # recordings
 ANY_LEADS = "xresnet_lead_subsets"  # trained with missing leads, for recordings that the model cannot take
 
 
@@ -93,7 +95,8 @@ def predict_files(**values: Any) -> None:
         if to_file and len(sources) > 1:
             raise UserError(f"--picture {settings.picture} is one file for {len(sources)} records: give a folder")
         model = Model(settings.model, load_asked(settings))
-        thresholds = {settings.model: load_thresholds(settings, model)}  # {model: its thresholds}
+        fallback = load_fallback(settings, model)
+        thresholds = {each.name: load_thresholds(settings, each) for each in (model, fallback) if each}
         embed = load_embedding(settings)
         refused = [Refusal(name, reason) for name, reason in problems]
         for refusal in refused:
@@ -103,7 +106,7 @@ def predict_files(**values: Any) -> None:
         answers, kept, vectors = [], [], []
         # progress is shown only where somebody watches
         with tqdm(total=len(sources), unit="record", disable=None) as progress:
-            for result in answer_all(sources, model, fallback=load_fallback(settings), reading=reading):
+            for result in answer_all(sources, model, fallback=fallback, reading=reading):
                 progress.update()
                 if isinstance(result, Refusal):
                     refused.append(result)
@@ -111,12 +114,10 @@ def predict_files(**values: Any) -> None:
                     continue
                 for warning in result.warnings:
                     complain(f"{result.name}: {warning}", "warning")
-                if result.model not in thresholds:
-                    thresholds[result.model] = load_thresholds(settings, Model(result.model, result.stored))
                 answers.append(describe(result, thresholds[result.model]))
                 if embed:
                     vectors.append(embed(result))
-                if settings.html:
+                if settings.html and len(kept) < MOST_ON_A_PAGE:
                     kept.append(result)
                 draw(result, settings, root)
     if embed:
@@ -168,7 +169,8 @@ def load_as_onnx(folder: Path) -> StoredRun:
     from ecg.onnx_run import load_onnx
 
     path, weights = folder / "model.onnx", folder / "best.pt"
-    if not path.exists() or (weights.exists() and weights.stat().st_mtime > path.stat().st_mtime):
+    made_of = [file for file in (weights, folder / "config.json", folder / OPERATING_POINTS) if file.exists()]
+    if not path.exists() or max(file.stat().st_mtime for file in made_of) > path.stat().st_mtime:
         export(folder, path)
     return load_onnx(path)
 
@@ -202,21 +204,21 @@ def load_embedding(settings: Settings) -> Callable[[Answer], np.ndarray] | None:
     network, window = load_embedder(settings.artifacts / settings.model)
 
     def embedded(answer: Answer) -> np.ndarray:
-        if answer.model != settings.model:
-            raise UserError(f"{answer.name} is answered by {answer.model}: give --model {answer.model} for embeddings")
-        recording = answer.recording
-        microvolt = answer.stored.prepare(recording.rows(answer.stored.leads)[None], recording.fs)
+        # the signals that the model was given; a missing lead is zero, as in training
+        microvolt = answer.stored.prepare(np.nan_to_num(answer.signal)[None], answer.recording.fs)
         return embed(network, microvolt, window=window)
 
     return embedded
 
 
-def load_fallback(settings: Settings) -> Model | None:
+def load_fallback(settings: Settings, model: Model) -> Model | None:
     """Return the run that answers where leads are missing, if it is there and nobody asked for a certain model."""
-    if settings.model != DEFAULT_MODEL or without_weights(settings.artifacts / ANY_LEADS):
+    if settings.embeddings or settings.model not in (DEFAULT_MODEL, "ensemble"):
+        return None  # embeddings are those of one network
+    if without_weights(settings.artifacts / ANY_LEADS):
         return None
     stored = load_model(settings.artifacts, ANY_LEADS, device=settings.device, precision=settings.precision)
-    return Model(ANY_LEADS, stored)
+    return Model(ANY_LEADS, stored) if stored.task == model.stored.task else None
 
 
 def without_weights(folder: Path) -> list[Path]:
@@ -278,13 +280,14 @@ def show(answers: list[dict[str, Any]], settings: Settings, classes: tuple[str, 
         table.to_csv(sys.stdout, index=False)
     elif answers:
         if settings.threshold:
-            explain_thresholds(answers[0]["thresholds"], settings.threshold)
+            for answer in {answer["model"]: answer for answer in answers}.values():
+                explain_thresholds(answer["model"], answer["thresholds"], settings.threshold)
         print(table.drop(columns="warnings").to_string(index=False, float_format="{:.3f}".format))
 
 
-def explain_thresholds(thresholds: dict[str, dict[str, float | None]], purpose: str) -> None:
+def explain_thresholds(model: str, thresholds: dict[str, dict[str, float | None]], purpose: str) -> None:
     """Say what positive means: how many of the validation records it finds, and how often it is right there."""
-    print(f"positive: at or above the threshold for {purpose} on the validation fold")
+    print(f"positive: at or above the threshold of {model} for {purpose} on the validation fold, all leads there")
     for name, point in thresholds.items():
         if point["threshold"] is None:
             print(f"  {name}: no threshold, the validation fold has too few records of it")
@@ -317,7 +320,7 @@ def draw(answer: Answer, settings: Settings, root: str) -> None:
         save_figure(figure, path)
     if settings.course and answer.course is not None:
         table = pd.DataFrame(answer.course, columns=list(answer.stored.task.classes))
-        table.insert(0, "seconds", np.arange(len(table)) * PIECE_SECONDS)
+        table.insert(0, "seconds", answer.starts)
         write_csv(table, settings.course / f"{below}.csv")
         figure = draw_course(answer.course, PIECE_SECONDS, answer.stored, title=f"{below.name}   {answer.model}")
         save_figure(figure, settings.course / f"{below}.png")

@@ -12,7 +12,6 @@ Run:    python codes/benchmarks/damaged_files.py
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -101,6 +100,15 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process had so far; 0 where the system does not say."""
+    try:
+        from resource import RUSAGE_SELF, getrusage  # POSIX only
+    except ImportError:
+        return 0
+    return getrusage(RUSAGE_SELF).ru_maxrss * 1024
+
+
 def outcome(path: Path, expected: np.ndarray, words: dict) -> str:
     """Return refused, said, unchanged, silent or traceback."""
     try:
@@ -136,7 +144,7 @@ def damage_files(*, artifacts: Path, mutations: int, formats: tuple[str, ...], s
                 counts[outcome(named, expected, words)] += 1
                 slowest = max(slowest, time.perf_counter() - started)
             target.write_bytes(content)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            peak = peak_bytes()
             is_bad |= counts["traceback"] > 0 or slowest > MOST_SECONDS or peak > MOST_BYTES
             shares = {f"{kind}_share": round(count / mutations, 3) for kind, count in counts.items()}
             rows.append({"format": name, "n": mutations, **shares, "slowest_s": round(slowest, 2), "seed": seed})

@@ -13,7 +13,6 @@ from ecg.artifacts import atomic
 from ecg.formats.wfdb import UV_PER_MV
 from ecg.recordings import resample
 
-MOST_RECORDS = 50  # on one page
 MOST_SECONDS = 60  # of a recording that are drawn
 DRAWN_FS = 250  # Hz; more samples than pixels are of no use
 MOST_ROWS = 12  # of the classes of a task with many, those with the highest probabilities
@@ -32,14 +31,14 @@ MEASURED = {
 
 
 def write_page(answers: Sequence[Answer], described: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a page that needs no other file; `described` are the answers as predict.py's JSON has them."""
+    """Write a page that needs no other file; `described` are the answers, and more of them, as predict.py's JSON is."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True), trim_blocks=True
     )
-    shown = [_record(*pair) for pair in zip(answers[:MOST_RECORDS], described, strict=False)]
-    of_all = f" The first {MOST_RECORDS} of {len(answers)} are shown." if len(answers) > MOST_RECORDS else ""
+    shown = [_record(*pair) for pair in zip(answers, described, strict=False)]
+    of_all = f" The first {len(answers)} of {len(described)} are shown." if len(described) > len(answers) else ""
     page = environment.get_template("answers.html.j2").render(
-        title=f"{len(answers)} ECG{'s' * (len(answers) != 1)}",
+        title=f"{len(described)} ECG{'s' * (len(described) != 1)}",
         intro=f"Probabilities of a research model, not a medical device.{of_all}",
         records=shown,
     )

@@ -19,6 +19,7 @@ from ecg.recordings import Recording, as_window, read_ecg, without_padding
 from ecg.stored_run import StoredRun
 
 CHUNK = 64  # recordings in memory at a time
+MOST_SAMPLES = 50_000_000  # of all leads in memory at a time, if they are longer
 PIECE_SECONDS = 10.0  # of a long recording, answered by itself
 LONG_SECONDS = 60.0  # from here on the course over time is worth a look
 PAGE_COLUMN = tuple(row[0] for row in PAGE_3X4)
@@ -43,9 +44,10 @@ class Reading:
 class Answer:
     """What is said about one recording.
 
-    `probability` (n_classes,) in the order of the task's classes; `course` (n_pieces, n_classes) of consecutive pieces
-    of PIECE_SECONDS for a long recording, else None; `warnings` say what of the input makes the answer doubtful or was
-    assumed.
+    `probability` (n_classes,) in the order of the task's classes; `course` (n_pieces, n_classes) of the pieces of
+    PIECE_SECONDS of a long recording, which begin at `starts` (n_pieces,) in s of what is used of it, else None;
+    `signal` (n_leads, t) is what the model was given, or the first piece of it; `warnings` say what of the input makes
+    the answer doubtful or was assumed.
     """
 
     name: str
@@ -55,7 +57,9 @@ class Answer:
     probability: np.ndarray
     warnings: tuple[str, ...]
     measurements: Measurements
+    signal: np.ndarray = field(repr=False)
     course: np.ndarray | None = field(default=None, repr=False)
+    starts: np.ndarray | None = None
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -87,14 +91,16 @@ def answer_all(
     `fallback` answers recordings that the model cannot take, because leads are missing or they are too short.
     """
     sources = iter(sources)
-    while chunk := list(islice(sources, CHUNK)):
-        prepared = [_prepare(source, model, fallback, reading) for source in chunk]
+    while prepared := _prepared_chunk(sources, model, fallback, reading):
         probabilities = _predict([each for each in prepared if isinstance(each, _Prepared)])
         for each in prepared:
             if isinstance(each, Refusal):
                 yield each
                 continue
             pieces = probabilities[id(each)]
+            if isinstance(pieces, Refusal):
+                yield pieces
+                continue
             yield Answer(
                 name=each.name,
                 recording=each.recording,
@@ -103,8 +109,23 @@ def answer_all(
                 probability=pieces.mean(axis=0),
                 warnings=each.warnings,
                 measurements=_measured(each.recording),
+                signal=each.pieces[0],
                 course=pieces if len(pieces) > 1 else None,
+                starts=each.starts if len(pieces) > 1 else None,
             )
+
+
+def _prepared_chunk(
+    sources: Iterator[Source], model: Model, fallback: Model | None, reading: Reading
+) -> list["_Prepared | Refusal"]:
+    """Return the next recordings: CHUNK of them, or fewer long ones."""
+    prepared, samples = [], 0
+    for source in islice(sources, CHUNK):
+        prepared.append(_prepare(source, model, fallback, reading))
+        samples += prepared[-1].pieces.size if isinstance(prepared[-1], _Prepared) else 0
+        if samples > MOST_SAMPLES:
+            break
+    return prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +136,7 @@ class _Prepared:
     recording: Recording
     model: Model
     pieces: np.ndarray
+    starts: np.ndarray
     warnings: tuple[str, ...]
 
 
@@ -127,11 +149,13 @@ def _prepare(source: Source, model: Model, fallback: Model | None, reading: Read
         warnings = [*recording.assumed, *recording.notes, *_judged(recording, force=reading.force)]
         recording, bridged = _without_gaps(recording)
         chosen, why = _choose(recording, model, fallback)
+        pieces, starts = _pieces(recording.rows(chosen.stored.leads), recording.fs, chosen.stored)
         return _Prepared(
             name=source.name,
             recording=recording,
             model=chosen,
-            pieces=_pieces(recording.rows(chosen.stored.leads), recording.fs, chosen.stored),
+            pieces=pieces,
+            starts=starts,
             warnings=(*warnings, *bridged, *why),
         )
     except RecordError as error:
@@ -234,8 +258,10 @@ def _obstacle(recording: Recording, stored: StoredRun) -> str:
     return ""
 
 
-def _pieces(rows: np.ndarray, fs: float, stored: StoredRun) -> np.ndarray:
-    """Return the signals (n_pieces, n_leads, t): one, or for a long recording those of PIECE_SECONDS, end to end.
+def _pieces(rows: np.ndarray, fs: float, stored: StoredRun) -> tuple[np.ndarray, np.ndarray]:
+    """Return (signals (n_pieces, n_leads, t), where they begin in s): one, or of a long recording end to end.
+
+    The last piece of PIECE_SECONDS ends with the recording, and may overlap the one before.
 
     The few samples that a recording lacks for the run, or for a member of an ensemble, repeat the last one.
     """
@@ -246,14 +272,14 @@ def _pieces(rows: np.ndarray, fs: float, stored: StoredRun) -> np.ndarray:
     length = rows.shape[1]
     size = round(PIECE_SECONDS * fs)
     if length < LONG_SECONDS * fs:
-        return rows[None]
+        return rows[None], np.zeros(1)
     starts = [*range(0, length - size + 1, size)]
     if starts[-1] + size < length:
         starts.append(length - size)
-    return np.stack([rows[:, start : start + size] for start in starts])
+    return np.stack([rows[:, start : start + size] for start in starts]), np.asarray(starts) / fs
 
 
-def _predict(prepared: list[_Prepared]) -> dict[int, np.ndarray]:
+def _predict(prepared: list[_Prepared]) -> dict[int, np.ndarray | Refusal]:
     """Return {id: probabilities (n_pieces, n_classes)}; recordings of equal shape are predicted together."""
 
     def alike(each: _Prepared) -> tuple[Any, ...]:
@@ -265,7 +291,12 @@ def _predict(prepared: list[_Prepared]) -> dict[int, np.ndarray]:
         stacked = members[0].pieces if len(members) == 1 else np.concatenate([each.pieces for each in members])
         stored, fs = members[0].model.stored, members[0].recording.fs
         is_page = not members[0].recording.simultaneous and stored.takes_missing_leads
-        found = stored.predict_page(stacked, fs) if is_page else stored.predict(stacked, fs)
+        try:
+            found = stored.predict_page(stacked, fs) if is_page else stored.predict(stacked, fs)
+        except (ValueError, MemoryError) as error:
+            reason = "is too large for this machine's memory" if isinstance(error, MemoryError) else str(error)
+            answered |= {id(each): Refusal(each.name, reason) for each in members}
+            continue
         ends = np.cumsum([len(each.pieces) for each in members])
         for each, values in zip(members, np.split(found, ends[:-1]), strict=True):
             answered[id(each)] = values

@@ -36,7 +36,7 @@ CLIPPED = 3  # times a lead rests on its own extreme
 WEAK = 0.1  # of the median lead's size: an electrode is off, or is the right leg's
 SPIKE = 15.0  # mV from the mean, more than any heart gives
 MAINS = 0.05  # mV, amplitude of a line at 50 or 60 Hz
-TOO_SMALL, TOO_LARGE = np.log(5.0), np.log(2.0)  # beyond the limits of scale: no heart's, the answer means nothing
+UNREAL = np.log(50.0)  # times what is usual, or a 50th of it: no heart gives that, the answer means nothing
 
 BEFORE, AFTER = 30, 50  # samples of a beat before and after its QRS: 0.3 s, 0.5 s
 # samples of P early and late, Q, R, S, ST, T early and late
@@ -577,10 +577,10 @@ def _scale(measured: Measured, known: dict[str, Any]) -> list[Finding]:
     low, high = known["limits"][str(n)]
     if low <= deviation <= high:
         return []
-    wrong = deviation < low - TOO_SMALL or deviation > high + TOO_LARGE
+    wrong = abs(deviation) > UNREAL
     text = f"leads vary by {np.median(measured.size):.2g} mV, {np.exp(deviation):.2g} times what is usual: "
     text += "gain or unit must be wrong" if wrong else "gain or unit may be wrong"
-    text += "; an answer would mean nothing" if wrong else "; answers for voltage (HYP) are then meaningless"
+    text += "; an answer would mean nothing" if wrong else "; most answers change then, those for voltage (HYP) first"
     return [Finding("scale", "error" if wrong else "warning", text, measured.leads)]
 
 

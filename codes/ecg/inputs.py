@@ -1,7 +1,9 @@
 """What a user names on a command line, turned into recordings to read: files, folders, patterns, lists, archives."""
 
+import lzma
 import shutil
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from ecg.formats import RecordError, wfdb
 from ecg.recordings import find_reader
 
 SIGNAL_SUFFIXES = (".dat", ".mat", ".raw")  # of files that a WFDB header may name
+LONGEST_NAME = 255
 MOST_FILES = 100_000  # in an archive
 MOST_BYTES = 8 * 2**30  # that an archive may unpack to
 MOST_RATIO = 200  # unpacked to packed, for members above a megabyte; real ECG files reach about 20
@@ -33,6 +36,9 @@ def find_sources(words: Iterable[Path], unpacked: Path) -> tuple[list[Source], l
     found: dict[Path, Source] = {}
     problems: list[tuple[str, str]] = []
     for word in _spelled_out(words, problems):
+        if len(word.name) > LONGEST_NAME:
+            problems.append((f"{str(word)[:60]}...", "is too long for the name of a file"))
+            continue
         if word.suffix.lower() == ".zip" and word.is_file():
             sources = _in_archive(word, unpacked / str(len(list(unpacked.iterdir()))), problems)
         elif word.is_dir():
@@ -66,7 +72,11 @@ def _spelled_out(words: Iterable[Path], problems: list[tuple[str, str]]) -> list
             result += [each if each.is_absolute() else path.parent / each for each in own]
         elif any(sign in text for sign in "*?[") and not word.exists():
             folder = Path(word.anchor) if word.is_absolute() else Path()
-            matches = sorted(folder.glob(word.relative_to(folder).as_posix()))
+            try:
+                matches = sorted(folder.glob(word.relative_to(folder).as_posix()))
+            except (ValueError, NotImplementedError) as error:
+                problems.append((text, f"is not a pattern ({error})"))
+                continue
             result += matches
             if not matches:
                 problems.append((text, "no file matches this pattern"))
@@ -132,7 +142,7 @@ def _in_archive(path: Path, folder: Path, problems: list[tuple[str, str]]) -> li
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError, ValueError) as error:
         problems.append((path.as_posix(), f"the archive cannot be unpacked ({error})"))
         return []
     sources = _in_folder(folder, path.as_posix()) if folder.exists() else []
@@ -149,7 +159,7 @@ def _refusal(members: list[zipfile.ZipInfo]) -> str:
         return f"unpacks to more than {MOST_BYTES / 2**30:.0f} GB"
     for member in members:
         parts = Path(member.filename.replace("\\", "/")).parts
-        if Path(member.filename).is_absolute() or ".." in parts or ":" in parts[0]:
+        if not parts or Path(member.filename).is_absolute() or ".." in parts or ":" in parts[0]:
             return f"{member.filename!r} would be unpacked outside of its folder"
         if member.file_size > 2**20 and member.file_size > MOST_RATIO * member.compress_size:
             return (

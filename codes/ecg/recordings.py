@@ -51,6 +51,7 @@ MV_PER_UNIT = {
 }
 PLAUSIBLE_FS = (50, 20_000)  # Hz
 PADDING_SECONDS = 0.3  # all leads at rest for longer than any real ECG has them: filled up
+STRIP_SHARE = 0.6  # of all samples: a lead that moves in more is no single column of a page
 WINDOW_SECONDS = 2.5  # what a network sees at a time
 PAGE_SECONDS = (2.0, 3.5)  # what a lead has on a printed page of three rows and four columns
 
@@ -101,7 +102,7 @@ def read_ecg(
     reader = find_reader(path)
     traces = reader.read(path, checksums=checksums) if reader.NAME == "WFDB" else reader.read(path)
     traces, assumed = _completed(traces, leads=leads, unit=unit, fs=fs)
-    signal, names, notes = _in_millivolts(traces, given_unit=bool(unit))
+    signal, names, notes = _in_millivolts(traces, given_unit=bool(unit), given_leads=bool(leads))
     return Recording(path, reader.NAME, traces.fs, names, signal, tuple(assumed), tuple(notes), traces.device)
 
 
@@ -143,12 +144,17 @@ def _completed(traces: Traces, *, leads: tuple[str, ...], unit: str, fs: float) 
     if leads:
         if len(leads) != len(names):
             raise RecordError(f"has {len(names)} signals, but --leads gives {len(leads)} names")
+        if any(lead_name(name)[0] for name in names) and names != leads:
+            assumed.append(f"its own names of leads are not followed: --leads {' '.join(leads)}")
         names = leads
     elif len(names) == len(LEADS) and not any(names):
         names = LEADS
         assumed.append(f"its twelve leads have no names: {' '.join(LEADS)} are assumed (--leads names others)")
     units = traces.units
     if unit:
+        stated = {each.strip() for each in units if each.strip()}
+        if stated - {unit.strip()}:
+            assumed.append(f"its unit {', '.join(sorted(stated))} is not followed: --unit {unit}")
         units = (unit,) * len(names)
     elif any(not each.strip() for each in units):
         assumed.append("it does not say its unit: mV is assumed (--unit gives another)")
@@ -156,7 +162,9 @@ def _completed(traces: Traces, *, leads: tuple[str, ...], unit: str, fs: float) 
     return replace(traces, fs=float(rate), names=names, units=units), assumed
 
 
-def _in_millivolts(traces: Traces, *, given_unit: bool) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+def _in_millivolts(
+    traces: Traces, *, given_unit: bool, given_leads: bool
+) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     """Return (signals (n, t) float32 in mV, their leads in the usual order, what was concluded)."""
     if not traces.signal.size:
         raise RecordError("holds no samples")
@@ -168,6 +176,9 @@ def _in_millivolts(traces: Traces, *, given_unit: bool) -> tuple[np.ndarray, tup
             unknown.append(name or "(no name)")
             continue  # respiration, Frank leads and the like
         scale = millivolts_per(unit)
+        if not np.isfinite(values).any():
+            notes.append(f"lead {lead} has no samples")
+            continue
         if scale is None:
             cure = "--unit takes mV, uV, V or such as 4.88uV" if given_unit else "--unit says what one unit is"
             raise RecordError(f"lead {lead} is in {unit!r}, expected mV, uV or V: {cure}")
@@ -179,14 +190,29 @@ def _in_millivolts(traces: Traces, *, given_unit: bool) -> tuple[np.ndarray, tup
         if sign < 0:
             notes.append(f"lead {lead} is -({name})")
         known[lead] = np.where(np.isfinite(values), values, np.nan)
+    if not known and notes:
+        raise RecordError("holds no samples: all are missing")
     if not known:
+        found, example = ", ".join(map(_quoted, unknown[:15])), " ".join(LEADS[: len(traces.names)])
         raise RecordError(
-            f"none of its leads is known by its name ({', '.join(unknown[:15])}): name them in their order with "
-            f"--leads, such as --leads {' '.join(LEADS[: len(traces.names)])}"
+            f"none of its leads is known by its name ({found}): name them in their order with --leads, such as --leads "
+            f"{example}"
         )
+    strange = [name for name in unknown if name != "-"]
+    if given_leads and strange:
+        raise RecordError(f"--leads: {', '.join(strange)} is no lead; use {' '.join(LEADS)}, and - for what is none")
     notes += _complete(known)
     leads = tuple(lead for lead in LEADS if lead in known)
     return np.stack([known[lead] for lead in leads]).astype(np.float32), leads, notes
+
+
+def _quoted(name: str) -> str:
+    """Return a channel's name if it looks like one: the heading of a table may be a person's."""
+    return (
+        name
+        if len(name) <= 24 and sum(sign.isdigit() for sign in name) < 3 and name.count(" ") < 2
+        else "(a longer one)"
+    )
 
 
 def millivolts_per(unit: str) -> float | None:
@@ -202,7 +228,7 @@ def millivolts_per(unit: str) -> float | None:
         factor = float(match[1] or 1)
     except ValueError:
         return None
-    return factor * MV_PER_UNIT[match[2]] if factor > 0 else None
+    return factor * MV_PER_UNIT[match[2]] if 1e-9 < factor < 1e9 else None
 
 
 def lead_name(name: str) -> tuple[str | None, int]:
@@ -285,9 +311,11 @@ def as_window(recording: Recording) -> Recording | None:
     fs, signal = recording.fs, recording.signal
     moving = _moves(signal)
     columns = []
+    strip = moving.mean(axis=1) > STRIP_SHARE  # a rhythm strip below the page: it moves in all columns
     for column in zip(*PAGE_3X4, strict=True):
         rows = [recording.leads.index(lead) for lead in column if lead in recording.leads]
-        some = np.flatnonzero(moving[rows].any(axis=0)) if rows else []
+        shown = [row for row in rows if not strip[row]]
+        some = np.flatnonzero(moving[shown].any(axis=0)) if shown else []
         if not len(some):
             return None
         first, end = some[0] + 1, some[-1] + 1
@@ -298,10 +326,11 @@ def as_window(recording: Recording) -> Recording | None:
         return None
     quarter = signal.shape[1] // len(columns)
     margin = PADDING_SECONDS * fs  # a lead may rest where its column begins or ends
-    if all(
-        i * quarter - margin < first and end < (i + 1) * quarter + margin for i, (_, first, end) in enumerate(columns)
-    ):
-        columns = [(rows, i * quarter, (i + 1) * quarter) for i, (rows, _, _) in enumerate(columns)]
+    for i, (rows, first, end) in enumerate(columns):
+        begins, ends = i * quarter, (i + 1) * quarter
+        is_within = begins - margin < first and end < ends + margin
+        if is_within and np.isfinite(signal[rows, begins:ends]).all():
+            columns[i] = (rows, begins, ends)
     length = min(end - first for _, first, end in columns)
     window = np.full((len(signal), length), np.nan, np.float32)
     for rows, first, end in columns:

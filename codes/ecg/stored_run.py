@@ -3,14 +3,12 @@
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import signal
 from sklearn.pipeline import Pipeline
 
 from ecg.artifacts import UserError, require
@@ -21,20 +19,12 @@ from ecg.inference import network_probability, window_starts
 from ecg.leads import PAGE_3X4
 from ecg.models import MODELS, Network, rebuild
 from ecg.preprocessing import preprocessor
+from ecg.recordings import resample
 from ecg.runs import read_config, task_of
 from ecg.tasks import Task
 
 MADE_BY = "its training script (codes/04 to 10, or codes/train.py)"
 WINDOWS = 256  # given to a model at a time, so that a long recording needs no more memory than many short ones
-
-
-def resample(signal_mv: np.ndarray, fs: float, to: float) -> np.ndarray:
-    """Resample (..., t) from `fs` to `to` Hz with a linear-phase low-pass against aliasing."""
-    ratio = Fraction(to / fs).limit_denominator(2000)
-    if ratio == 1:
-        return signal_mv
-    # padding with a line instead of zeros: an offset of the baseline would ring at both ends
-    return signal.resample_poly(signal_mv, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,10 @@ def test_a_day_long_recording_is_judged_by_a_minute_of_it():
 # --- the kinds of faults --------------------------------------------------------------------------------------------
 
 
-def test_thousandfold_scale_is_an_error_and_fivefold_is_named(records):
+def test_thousandfold_scale_is_an_error_and_tenfold_and_fivefold_are_named(records):
     for factor in (1000, 1 / 1000):
         assert all(said_of(examine(record * factor, LEADS, FS), "scale").severity == "error" for record in records)
-    found = [said_of(examine(record * 10, LEADS, FS), "scale").severity for record in records]
-    assert np.mean([severity == "error" for severity in found]) >= 0.8
+    assert all(said_of(examine(record * 10, LEADS, FS), "scale").severity == "warning" for record in records)
     found = [kinds(examine(record * 5, LEADS, FS)) for record in records]
     assert np.mean(["scale" in names for names in found]) >= 0.85
 

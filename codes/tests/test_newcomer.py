@@ -182,7 +182,7 @@ def test_it_answers_new_recordings(visit):
     table = pd.read_csv(io.StringIO(text[text.index("record,") :]))
     stored = json.loads((visit.whole / "newcomer_standard" / "config.json").read_text())
     classes = [entry["class"] for entry in stored["task"]["classes"]]
-    assert list(table) == ["record", *classes] and len(table) == 1
+    assert list(table) == ["record", *classes, "warnings"] and len(table) == 1
     assert table[classes].to_numpy().min() > 0 and table[classes].to_numpy().max() < 1
 
 
@@ -251,4 +251,4 @@ def test_a_task_of_ones_own_goes_from_a_csv_to_the_answers_of_a_network(
     script(
         monkeypatch, "predict.py", record, "--artifacts", tmp_path, "--model", "resnet_standard_mine", "--format", "csv"
     )
-    assert capsys.readouterr().out.splitlines()[0] == "record,fibrillation,sinus,thick wall"
+    assert capsys.readouterr().out.splitlines()[0] == "record,fibrillation,sinus,thick wall,warnings"

@@ -32,10 +32,10 @@ def rates(y: np.ndarray, p: np.ndarray, threshold: float) -> tuple[float, ...]:
     )
 
 
-def test_every_class_has_f1_and_fifty_sensitivities_and_specificities():
+def test_every_class_has_f1_and_ten_sensitivities_and_specificities():
     assert tuple(TABLE.columns) == COLUMNS
     for label, rows in TABLE.groupby("label"):
-        assert len(rows) == rows.purpose.nunique() == 101, label
+        assert len(rows) == rows.purpose.nunique() == 21, label
         assert {"f1", "sensitivity=.50", "sensitivity=.99", "specificity=.50", "specificity=.99"} < set(rows.purpose)
 
 

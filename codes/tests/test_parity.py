@@ -16,8 +16,8 @@ import wfdb
 from conftest import ROOT
 
 from ecg.labels import read_database
-from ecg.leads import LEADS
-from ecg.recordings import read_ecg, resample
+from ecg.leads import LEADS, PAGE_3X4
+from ecg.recordings import Recording, as_window, read_ecg, resample
 from ecg.stored_run import StoredRun, load_run
 
 RATES = (100, 250, 500, 1000)
@@ -150,3 +150,47 @@ def test_a_recording_gets_the_same_answer_in_every_format_rate_unit_and_order(na
             assert (recording.leads, recording.fs) == (LEADS, rate), path.name
             answer = model.predict(recording.rows(LEADS)[None], rate)[0]
             np.testing.assert_allclose(answer, expected, atol=SAME, err_msg=path.name)
+
+
+# --- pages and gaps ---------------------------------------------------------------------------------------------------
+
+
+def page_of(signal: np.ndarray, *, fill: float, seconds: float = 2.5, strip: bool = False) -> np.ndarray:
+    """Return ten seconds at 500 Hz as on a printed page: each lead in its own column, below all lead II if wanted."""
+    page = np.full_like(signal, fill)
+    for i, column in enumerate(zip(*PAGE_3X4, strict=True)):
+        part = slice(1250 * i, 1250 * i + round(500 * seconds))
+        for lead in column:
+            page[LEADS.index(lead), part] = signal[LEADS.index(lead), part]
+    if strip:
+        page[LEADS.index("II")] = signal[LEADS.index("II")]
+    return page
+
+
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+@pytest.mark.parametrize("seconds", [2.5, 2.3])
+@pytest.mark.parametrize("strip", [False, True])
+def test_pages_are_recognised_however_they_are_filled_up(original, fill, seconds, strip):
+    page = page_of(original, fill=fill, seconds=seconds, strip=strip)
+    window = as_window(Recording(Path("page"), "table", 500.0, LEADS, page.astype(np.float32)))
+    assert window is not None and window.signal.shape == (12, 1250) and not window.simultaneous
+    assert np.isfinite(window.signal).all()
+    for i, column in enumerate(zip(*PAGE_3X4, strict=True)):
+        for lead in column:
+            row = LEADS.index(lead)
+            own = original[row, 1250 * i : 1250 * i + round(500 * seconds)]
+            shared = window.signal[row, : len(own) - 60]
+            assert any(np.allclose(shared, own[k : k + len(shared)], atol=1e-4) for k in range(60)), lead
+
+
+def test_a_whole_recording_is_no_page(original):
+    assert as_window(Recording(Path("whole"), "table", 500.0, LEADS, original)) is None
+
+
+def test_a_lead_without_samples_is_computed_from_the_others(tmp_path, original):
+    signal = dict(zip(LEADS, original, strict=True))
+    signal["I"] = np.full_like(original[0], np.nan)
+    as_csv(tmp_path / "gap.csv", signal, 500, "mV")
+    recording = read_ecg(tmp_path / "gap.csv", fs=500, unit="mV")
+    np.testing.assert_allclose(recording.rows(LEADS)[:6], original[:6], atol=0.01)
+    assert "lead I has no samples" in recording.notes
