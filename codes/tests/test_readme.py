@@ -172,3 +172,16 @@ def test_the_table_of_missing_leads_is_that_of_its_benchmark():
         for model, cell in zip(("xresnet_lead_subsets", "resnet_standard"), cells, strict=True):
             measured = table.loc[model, subset]
             assert cell == interval(measured.macro_auc, measured.ci_low, measured.ci_high), (model, subset)
+
+
+def test_what_is_said_of_measurements_is_what_their_benchmark_found():
+    table = pd.read_csv(ROOT / "artifacts/benchmarks/measurements.csv")
+    part = section("## Your own recordings").split("**Measurements.**")[1].split("**Missing leads.**")[0]
+    said = " ".join(part.split())
+    synthetic = table[table.data == "synthetic, 100 Hz"].set_index("quantity").median_absolute_error
+    for name in ("PR", "QRS", "QT"):
+        assert f"{synthetic[f'{name.lower()}_ms']:.1f} ms for {name}" in said
+    axis = table[(table.quantity == "axis") & (table.meaning == "share within heart_axis's range")].iloc[0]
+    assert f"{interval(axis.agreement, axis.ci_low, axis.ci_high)} of {axis.n} records" in said
+    block = table[table.quantity == "qrs_ms of CLBBB against NORM"].iloc[0]
+    assert block.agreement > 0.999 and "AUC above .999" in said
