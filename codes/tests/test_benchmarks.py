@@ -211,8 +211,9 @@ def test_inference_gives_the_probabilities_of_the_plain_way_and_their_speeds(art
     expected = ["side", "model", "precision", "threads", "n", "repeats", "seconds", "records_per_second", "singles"]
     assert list(table.columns) == [*expected, "latency_median_ms", "latency_p95_ms", "most_apart", *MEASURED_ON]
     assert (table.n == 6).all() and (table.most_apart <= 0.02).all()
-    assert (table.latency_median_ms <= table.latency_p95_ms).all()
-    engine, *plain = table.records_per_second
+    assert table.latency_median_ms.isna().tolist() == [True, False, False, False]
+    assert (table.latency_median_ms <= table.latency_p95_ms)[1:].all()
+    engine, _, *plain = table.records_per_second
     assert last_ratio(capsys) == pytest.approx(engine / max(plain), rel=0.01)
 
 
