@@ -218,7 +218,8 @@ def load_fallback(settings: Settings, model: Model) -> Model | None:
     if without_weights(settings.artifacts / ANY_LEADS):
         return None
     stored = load_model(settings.artifacts, ANY_LEADS, device=settings.device, precision=settings.precision)
-    return Model(ANY_LEADS, stored) if stored.task == model.stored.task else None
+    # only the classes: a run of older code does not know its task's statements
+    return Model(ANY_LEADS, stored) if stored.task.classes == model.stored.task.classes else None
 
 
 def without_weights(folder: Path) -> list[Path]:

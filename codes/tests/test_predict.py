@@ -563,3 +563,14 @@ def test_embeddings_are_a_row_per_answered_record(artifacts: Path, signal: np.nd
     answers(artifacts, *paths, "--embeddings", tmp_path / "vectors.npy")
     vectors = np.load(tmp_path / "vectors.npy")
     assert vectors.shape[0] == 2 and vectors.shape[1] >= 8 and not np.allclose(vectors[0], vectors[1])
+
+
+def test_the_reference_runs_hand_what_lacks_leads_to_the_one_trained_for_that(signal: np.ndarray, tmp_path: Path):
+    reference = PREDICT.parents[1] / "artifacts"
+    if not (reference / "xresnet_lead_subsets/best.pt").exists():
+        pytest.skip("this checkout has no trained runs in artifacts/")
+    some = write(tmp_path / "some", signal[[0, 1, 7]], fs=500, leads=("I", "II", "V2"))
+    for model in ("resnet_standard", "ensemble"):
+        (answer,) = answers(reference, some, "--model", model, "--force")
+        assert answer["model"] == "xresnet_lead_subsets" and len(answer["leads"]) == 7
+        assert any("V1, V3, V4, V5, V6 is missing: xresnet_lead_subsets answers" in text for text in answer["warnings"])
