@@ -281,8 +281,11 @@ def show(answers: list[dict[str, Any]], settings: Settings, classes: tuple[str, 
         table.to_csv(sys.stdout, index=False)
     elif answers:
         if settings.threshold:
-            for answer in {answer["model"]: answer for answer in answers}.values():
-                explain_thresholds(answer["model"], answer["thresholds"], settings.threshold)
+            explained = set()
+            for answer in answers:
+                if answer["model"] not in explained:
+                    explained.add(answer["model"])
+                    explain_thresholds(answer["model"], answer["thresholds"], settings.threshold)
         print(table.drop(columns="warnings").to_string(index=False, float_format="{:.3f}".format))
 
 

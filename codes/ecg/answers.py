@@ -25,7 +25,7 @@ LONG_SECONDS = 60.0  # from here on the course over time is worth a look
 PAGE_COLUMN = tuple(row[0] for row in PAGE_3X4)
 BRIDGED_SECONDS = 0.1  # a gap that is bridged with a line
 # Of a printed page's leads, which show other beats, nothing can be judged that compares leads with each other
-JUDGED_OF_A_PAGE = ("scale", "flat", "missing", "spikes", "clipped")
+JUDGED_OF_A_PAGE = ("scale", "flat", "missing", "spikes", "clipping")
 LENGTH_TOLERANCE = 0.02  # seconds that a recording may lack: files of 10 s often end a sample early
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from wfdb.io.convert.edf import read_edf
 
+from benchmarks.damaged_files import mutated
 from ecg.formats import RecordError, edf
 from ecg.leads import LEADS
 
@@ -259,19 +260,3 @@ def test_damaged_bytes_give_an_answer_or_a_reason(tmp_path, kind):
         except RecordError:
             refused += 1
     assert refused > 25
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return `content` with bytes changed, cut out, repeated or cut off, most of them in its first 4,000."""
-    damaged, how, at = bytearray(content), rng.integers(4), rng.integers(min(len(content), 4000))
-    length = rng.integers(1, 300)
-    if how == 0:
-        for place in rng.integers(min(len(content), 4000), size=rng.integers(1, 20)):
-            damaged[place] = rng.integers(256)
-    elif how == 1:
-        del damaged[at : at + length]
-    elif how == 2:
-        damaged[at:at] = damaged[at : at + length]
-    else:
-        del damaged[rng.integers(len(content)) :]
-    return bytes(damaged)

@@ -1,6 +1,7 @@
 """The guard on the input: what it says of good recordings, and of the same ones with something wrong put in."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,8 @@ import pytest
 from conftest import ROOT, real_ptbxl
 
 from benchmarks.guard import NOT_ECGS, from_independent, no_ecg, printed_page
+from ecg import guard
+from ecg.answers import JUDGED_OF_A_PAGE
 from ecg.formats.wfdb import UV_PER_MV, read_record
 from ecg.guard import LEAD_SETS, LEARNED, STILL_TOGETHER, Finding, examine, hypotheses, measure, tried_in
 from ecg.leads import LEADS, LIMB_LEADS
@@ -293,3 +296,8 @@ def test_table_in_the_repository_keeps_the_promises():
     least = {"all x 5": 0.9, "all / 5": 0.9, "all x 10": 0.99, "all x 1000": 0.99, "exchanged: arms": 0.98}
     least |= {"flat: one lead": 0.98, "padding: 1 s of zeros at the end": 0.98}
     assert {fault: table[fault, "clean"] for fault, share in least.items() if table[fault, "clean"] < share} == {}
+
+
+def test_what_is_judged_of_a_printed_page_are_findings_that_there_are():
+    source = Path(guard.__file__).read_text(encoding="utf-8")
+    assert JUDGED_OF_A_PAGE and all(f'"{kind}"' in source for kind in JUDGED_OF_A_PAGE)

@@ -11,6 +11,7 @@ from struct import pack
 import numpy as np
 import pytest
 
+from benchmarks.damaged_files import mutated
 from ecg.formats import RecordError, Traces, extra, ishne
 from ecg.recordings import read_ecg
 
@@ -224,23 +225,3 @@ def test_mutated_files_are_refused_or_read_but_never_crash(kind: str, tmp_path: 
         except RecordError as error:
             assert str(error)
         assert time.perf_counter() - begin < 5
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Flip bits, cut something out or off, repeat or overwrite something; more often in the header than elsewhere."""
-    content = bytearray(content)
-    end = int(rng.choice([300, len(content)]))
-    start, length = int(rng.integers(end)), int(rng.integers(1, 100))
-    match rng.integers(5):
-        case 0:
-            del content[start : start + length]
-        case 1:
-            content[start:start] = content[start : start + length]
-        case 2:
-            content[start : start + 4] = rng.bytes(4)
-        case 3:
-            del content[start:]
-        case _:
-            for at in rng.integers(0, end, 5):
-                content[at] ^= 1 << int(rng.integers(8))
-    return bytes(content)

@@ -9,6 +9,7 @@ from struct import pack
 import numpy as np
 import pytest
 
+from benchmarks.damaged_files import mutated
 from ecg.formats import RecordError, Traces
 from ecg.formats.scp import LEADS, read, recognises
 from ecg.recordings import read_ecg
@@ -396,24 +397,6 @@ def test_mutated_files_are_refused_or_read_but_never_crash(tmp_path: Path) -> No
         except RecordError as error:
             assert str(error)
         assert time.perf_counter() - begin < 5
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Flip some bits, cut something out, or repeat something; more often among the headers than in the samples."""
-    content = bytearray(content)
-    end = int(rng.choice([200, len(content)]))
-    start, length = int(rng.integers(end)), int(rng.integers(1, 100))
-    match rng.integers(4):
-        case 0:
-            del content[start : start + length]
-        case 1:
-            content[start:start] = content[start : start + length]
-        case 2:
-            content[start : start + 4] = rng.bytes(4)
-        case _:
-            for at in rng.integers(0, end, 5):
-                content[at] ^= 1 << int(rng.integers(8))
-    return bytes(content)
 
 
 def fix_if_possible(content: bytes) -> bytes:

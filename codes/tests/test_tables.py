@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from scipy.io import savemat
 
+from benchmarks.damaged_files import mutated
 from ecg.formats import RecordError, arrays, kardia, table
 from ecg.leads import LEADS, PAGE_3X4
 
@@ -504,24 +505,6 @@ def test_variables_that_are_no_ecg_are_refused(tmp_path, fields, message):
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return content with some bytes flipped, a stretch cut out, repeated, or overwritten."""
-    changed = bytearray(content)
-    start, end = sorted(rng.integers(0, len(content) + 1, 2))
-    match rng.integers(4):
-        case 0:
-            for i in rng.integers(0, len(content), rng.integers(1, 9)):
-                changed[i] = rng.integers(256)
-        case 1:
-            del changed[start:end]
-        case 2:
-            changed[start:start] = content[start:end]
-        case 3:
-            near = min(end, start + 20)
-            changed[start:near] = bytes(rng.choice(list(b'0123456789,.;"{[ -e\n'), near - start).tolist())
-    return bytes(changed)
 
 
 @pytest.mark.parametrize(

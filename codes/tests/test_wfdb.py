@@ -10,6 +10,7 @@ import pytest
 import wfdb
 from conftest import ROOT
 
+from benchmarks.damaged_files import mutated
 from ecg.formats import RecordError
 from ecg.formats.wfdb import parts_of, read, read_record, recognises
 from ecg.leads import LEADS
@@ -379,23 +380,6 @@ def test_a_changed_sample_is_found_by_its_checksum_unless_told_not_to_look(tmp_p
     with pytest.raises(RecordError, match="checksum of lead aVF"):
         read(tmp_path / "a.hea")
     np.testing.assert_allclose(read(tmp_path / "a.hea", checksums=False).signal, ecg.T / 200, rtol=1e-6)
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return content with some bytes flipped, a stretch cut out, or a stretch repeated."""
-    changed = bytearray(content)
-    start, end = sorted(rng.integers(0, len(content) + 1, 2))
-    match rng.integers(4):
-        case 0:
-            for i in rng.integers(0, len(content), rng.integers(1, 9)):
-                changed[i] = rng.integers(256)
-        case 1:
-            del changed[start:end]
-        case 2:
-            changed[start:start] = content[start:end]
-        case 3:
-            changed[start:end] = bytes(rng.choice(list(b"0123456789 /:x+()"), end - start).tolist())
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("damaged", ["a.hea", "a.dat", "variable.hea", "flac.hea", "flac.dat"])

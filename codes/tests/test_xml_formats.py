@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.damaged_files import mutated
 from ecg.formats import RecordError, Traces, aecg, muse, sierra, xml
 from ecg.leads import LEADS
 
@@ -324,23 +325,6 @@ def test_damaged_files_are_refused_and_nothing_else_happens(name: str, path: Pat
             n_refused += 1
         assert time.process_time() - begin < 5
     assert n_refused > 20
-
-
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return `content` with a few bytes changed, a piece cut out, its end cut off, or a piece repeated."""
-    begin, end = sorted(rng.integers(0, len(content), 2).tolist())
-    match rng.integers(4):
-        case 0:
-            changed = bytearray(content)
-            for place in rng.integers(0, len(content), rng.integers(1, 9)):
-                changed[place] = rng.integers(256)
-            return bytes(changed)
-        case 1:
-            return content[:begin] + content[end:]
-        case 2:
-            return content[:begin]
-        case _:
-            return content[:end] + content[begin:]
 
 
 # Files meant to do harm

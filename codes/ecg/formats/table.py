@@ -280,15 +280,23 @@ def _is_labels(row: list[str]) -> bool:
     return sum(not _is_number(cell) and cell.lower() not in MISSING for cell in row) > len(row) / 2
 
 
+def _lengthened(row: list[str], n: int, *, at_end: bool) -> list[str]:
+    """Return a row that lacks one of `n` cells with an empty one, at its end or beginning; others as they are."""
+    if len(row) != n - 1:
+        return row
+    return [*row, ""] if at_end else ["", *row]
+
+
 def _headings(above: list[str], cells: np.ndarray, sign: str) -> tuple[list[str], list[str]]:
     """Return names and units of the columns, from the last lines above the numbers that have as many cells."""
     n = cells.shape[1]
     # a heading less than columns: a separator ends each line, or rows have numbers without a heading
-    short = (lambda row: [*row, ""]) if _is_empty(cells[:, -1]) else (lambda row: ["", *row])
+    ends_with_separator = _is_empty(cells[:, -1])
     rows = []
     for line in reversed(above[-3:] if n > 2 else above[-1:]):  # of two cells are also "name: value"
         splits = [_split(line, each) for each in (sign, "\t", ";", ",", "|", " ")]
-        splits = [short(row) if len(row) == n - 1 > 1 else row for row in splits]
+        if n > 2:
+            splits = [_lengthened(row, n, at_end=ends_with_separator) for row in splits]
         rows += [row for row in splits if len(row) == n and not any(map(_is_number, row))][:1]
     units = [""] * n
     if rows and all(re.fullmatch(rf"{UNIT}|{'|'.join(SECONDS)}|\W*hh:mm.*|", cell, re.I) for cell in rows[0]):

@@ -58,11 +58,14 @@ def root_name(head: bytes) -> str:
             names.append(name)
             raise ValueError
 
+    def element(name: str, attributes: dict[str, str]) -> None:
+        names.append(name)
+
     for encoding in (None, _likely_encoding(head)):
         with suppress(expat.ExpatError, LookupError, ValueError):
             parser = expat.ParserCreate(encoding)
             parser.StartDoctypeDeclHandler = doctype
-            parser.StartElementHandler = lambda name, _: names.append(name)
+            parser.StartElementHandler = element
             parser.Parse(head)
         if names:
             return names[0].rpartition(":")[2]
